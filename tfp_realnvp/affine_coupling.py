@@ -1,0 +1,266 @@
+"""AffineCoupling: the layer that Real NVP is made of."""
+
+import inspect
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp import flow_bijector
+
+__all__ = ['AffineCoupling']
+
+
+class AffineCoupling(flow_bijector.FlowBijector):
+  """Scales and shifts part of its input by functions of the rest.
+
+  - Forward:  `y = b x + (1 - b) (x exp(log_scale(b x)) + shift(b x))`  (eq. 9)
+  - Inverse:  `x = b y + (1 - b) (y - shift(b y)) exp(-log_scale(b y))`
+  - Forward log-det: `sum((1 - b) log_scale(b x))` over the event
+
+  The event shape is `[H, W, C]` or `[D]`, leading dimensions are batch. `b` is
+  the mask. One that varies over the last dimension only (`channel_mask`) splits
+  it: the network sees the channels that are kept and gives shift and log-scale
+  of the others (eq. 7). With any other (`checkerboard_mask`), the network sees
+  the whole event, zero where `b` is False, and what it gives where `b` is True
+  is not used.
+
+  #### Examples
+
+  ```python
+  network = keras.Sequential([
+      keras.layers.Dense(64, activation='relu'), keras.layers.Dense(2)])
+  coupling = AffineCoupling(network, mask=channel_mask((2,)))
+  dist = tfd.TransformedDistribution(
+      tfd.MultivariateNormalDiag([0., 0.]), tfb.Invert(coupling))
+  ```
+  """
+
+  def __init__(
+    self,
+    shift_and_log_scale_fn,
+    mask,
+    validate_args=False,
+    dtype=tf.float32,
+    name='affine_coupling',
+  ):
+    """Initializes AffineCoupling.
+
+    Args:
+      shift_and_log_scale_fn: Callable, the network, from `[N, H, W, K]` or
+        `[N, K]` (all batch dimensions are made one) to a pair: shift and
+        log-scale, each of the shape of what it changes; or to one tensor that
+        holds both, shift first, along the last dimension. It is called with
+        `training=` if it has such an argument, and with `condition=`,
+        `[N, size]`, if the flow is given one. Its variables count as the
+        bijector's if it is a `tf.Module` or a Keras layer or model. Those of a
+        Keras network that is not built yet are there after the first call.
+      mask: Boolean, True where the input passes through unchanged. `[D]` for
+        vectors, `[H, W, 1]`, `[1, 1, C]` or `[H, W, C]` for images; or, for
+        images of any size, a function from the event shape `(H, W, C)` to one
+        of these, such as `checkerboard_mask`.
+      validate_args: Python `bool`.
+      dtype: Dtype of the events.
+      name: Name of the bijector.
+
+    Raises:
+      TypeError: If `shift_and_log_scale_fn` is not callable, or `mask` is not
+        boolean.
+      ValueError: If `mask` has another rank, or keeps all or nothing.
+    """
+    parameters = dict(locals())
+    if not callable(shift_and_log_scale_fn):
+      raise TypeError(
+        '`shift_and_log_scale_fn` must be callable, got '
+        f'{shift_and_log_scale_fn!r}.'
+      )
+    if not callable(mask):
+      mask = np.asarray(mask)
+      if mask.dtype != bool:
+        raise TypeError(f'`mask` must be boolean, got {mask.dtype}: {mask!r}.')
+      if mask.ndim not in (1, 3):
+        raise ValueError(
+          f'`mask` must have 1 or 3 dimensions, got shape {mask.shape}.'
+        )
+      if mask.all() or not mask.any():
+        raise ValueError(
+          f'`mask` must keep a part and change a part, got all {mask.any()}: '
+          f'{mask!r}.'
+        )
+    with tf.name_scope(name) as name:
+      self._network = shift_and_log_scale_fn
+      self._arguments = _arguments(shift_and_log_scale_fn)
+      self._network_variables = []
+      self._mask = mask
+      is_split = not callable(mask) and mask.size == mask.shape[-1]
+      self._channel_partition = (
+        _ChannelPartition(mask.ravel()) if is_split else None
+      )
+      super().__init__(
+        forward_min_event_ndims=3 if callable(mask) else mask.ndim,
+        validate_args=validate_args,
+        dtype=dtype,
+        parameters=parameters,
+        name=name,
+      )
+      self._track_keras_variables()
+
+  @property
+  def shift_and_log_scale_fn(self):
+    """The network."""
+    return self._network
+
+  @property
+  def mask(self):
+    """The mask, or the function that makes it from an event shape."""
+    return self._mask
+
+  def _forward_and_log_det(self, x, training=False, condition=None):
+    partition = self._partition(x)
+    kept, changed = partition.split(x)
+    shift, log_scale = self._shift_and_log_scale(kept, training, condition)
+    shift, log_scale = partition.fit(shift), partition.fit(log_scale)
+    y = partition.join(kept, changed * tf.exp(log_scale) + shift)
+    return y, self._sum_over_event(log_scale)
+
+  def _inverse_and_log_det(self, y, training=False, condition=None):
+    partition = self._partition(y)
+    kept, changed = partition.split(y)
+    shift, log_scale = self._shift_and_log_scale(kept, training, condition)
+    shift, log_scale = partition.fit(shift), partition.fit(log_scale)
+    x = partition.join(kept, (changed - shift) * tf.exp(-log_scale))
+    return x, -self._sum_over_event(log_scale)
+
+  def _partition(self, x):
+    mask = self._mask
+    if callable(mask):
+      mask = mask(tuple(flow_bijector.dims(x)[-3:]))
+    self._check_shape(x.shape, mask.shape)
+    if self._channel_partition is not None:
+      return self._channel_partition
+    return _SpatialPartition(mask, x.shape[-1])
+
+  def _shift_and_log_scale(self, kept, training, condition):
+    """Calls the network on `kept`, all of its batch dimensions made one."""
+    ndims = self.forward_min_event_ndims
+    batch = flow_bijector.dims(kept)[:-ndims]
+    event = flow_bijector.dims(kept)[-ndims:]
+    kwargs = {'training': training} if 'training' in self._arguments else {}
+    if condition is not None:
+      if 'condition' not in self._arguments:
+        raise ValueError(
+          f'{self.name}: `condition` was given, but the network has no such '
+          f'argument: {self._network!r}.'
+        )
+      condition = tf.convert_to_tensor(condition, self.dtype, name='condition')
+      size = condition.shape[-1]
+      condition = tf.broadcast_to(condition, batch + [size])
+      kwargs['condition'] = tf.reshape(condition, [-1, size])
+    output = self._network(tf.reshape(kept, [-1] + event), **kwargs)
+    self._track_keras_variables()
+    if tf.is_tensor(output):
+      output = tf.split(output, 2, axis=-1)
+    return [
+      tf.reshape(value, batch + event[:-1] + [value.shape[-1]])
+      for value in output
+    ]
+
+  def _sum_over_event(self, log_scale):
+    ndims = self.forward_min_event_ndims
+    return tf.reduce_sum(log_scale, axis=list(range(-ndims, 0)))
+
+  def _track_keras_variables(self):
+    # Keras 3 layers are no tf.Modules: name their variables to tf.Module here.
+    if not isinstance(self._network, tf.Module):
+      variables = getattr(self._network, 'variables', ())
+      if len(variables) != len(self._network_variables):
+        self._network_variables = [
+          getattr(variable, 'value', variable) for variable in variables
+        ]
+
+  def _forward_event_shape(self, shape):
+    if not callable(self._mask):
+      self._check_shape(shape, self._mask.shape)
+    return shape
+
+  def _inverse_event_shape(self, shape):
+    return self._forward_event_shape(shape)
+
+  def _check_shape(self, shape, mask_shape):
+    if shape.rank is None:
+      return
+    event_shape = shape[-self.forward_min_event_ndims :]
+    for size, mask_size in zip(event_shape, mask_shape):
+      if None not in (size, mask_size) and mask_size not in (1, size):
+        raise ValueError(
+          f'{self.name}: `mask` of shape {tuple(mask_shape)} does not fit the '
+          f'event shape {tuple(event_shape)}.'
+        )
+
+
+class _ChannelPartition:
+  """The last dimension taken apart by a mask over it."""
+
+  def __init__(self, mask):
+    self._kept = np.flatnonzero(mask)
+    self._changed = np.flatnonzero(~mask)
+    self._order = np.argsort(np.concatenate([self._kept, self._changed]))
+
+  def split(self, x):
+    return _take(x, self._kept), _take(x, self._changed)
+
+  def fit(self, value):
+    """Checks what the network gives for the part changed."""
+    return _check_channels(value, len(self._changed))
+
+  def join(self, kept, changed):
+    if self._kept[-1] < self._changed[0]:
+      return tf.concat([kept, changed], axis=-1)
+    if self._changed[-1] < self._kept[0]:
+      return tf.concat([changed, kept], axis=-1)
+    return tf.gather(tf.concat([kept, changed], -1), self._order, axis=-1)
+
+
+class _SpatialPartition:
+  """The whole event, with the other part masked out."""
+
+  def __init__(self, mask, num_channels):
+    self._mask = mask
+    self._num_channels = num_channels
+
+  def split(self, x):
+    return tf.where(self._mask, x, tf.zeros([], x.dtype)), x
+
+  def fit(self, value):
+    """Zeros what the network gives for the part kept."""
+    value = _check_channels(value, self._num_channels)
+    return tf.where(self._mask, tf.zeros([], value.dtype), value)
+
+  def join(self, kept, changed):
+    return tf.where(self._mask, kept, changed)
+
+
+def _check_channels(value, num_channels):
+  if value.shape[-1] != num_channels:
+    raise ValueError(
+      'Each output of `shift_and_log_scale_fn` must have as many channels as it '
+      f'changes, {num_channels}; got shape {value.shape}.'
+    )
+  return value
+
+
+def _take(x, indices):
+  """`tf.gather` on the last axis; neighbours are sliced, which is faster."""
+  first, last = indices[0], indices[-1]
+  if last - first + 1 == len(indices):
+    return x[..., first : last + 1]
+  return tf.gather(x, indices, axis=-1)
+
+
+def _arguments(network):
+  """The names of the arguments that the network can be called with."""
+  # Keras layers and models take theirs in `call`.
+  function = getattr(network, 'call', network)
+  try:
+    return frozenset(inspect.signature(function).parameters)
+  except (TypeError, ValueError):  # Some builtins have no signature.
+    return frozenset()

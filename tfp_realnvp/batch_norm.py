@@ -1,0 +1,125 @@
+"""BatchNormBijector: batch normalization with its log-det."""
+
+import tensorflow as tf
+
+from tfp_realnvp import flow_bijector
+from tfp_realnvp import moving_statistics
+
+__all__ = ['BatchNormBijector']
+
+
+class BatchNormBijector(flow_bijector.FlowBijector):
+  """Normalizes every channel (section 3.7 and appendix E of the paper).
+
+  - Forward:  `y = (x - mean) / sqrt(variance + epsilon)`    (eq. 17)
+  - Inverse:  `x = y sqrt(variance + epsilon) + mean`
+  - Forward log-det: `-1/2 sum_c log(variance_c + epsilon)`, of each vector of
+    channels. An image `[H, W, C]` has `H W` of them: with `event_ndims=3` each
+    channel counts `H W` times (eq. 18).
+
+  Without `training` the statistics are the moving averages. With
+  `forward(x, training=True)` they are those of `x` over all its dimensions but
+  the last, the log-det uses the same ones with gradients through them, and the
+  moving averages move once. With `lagged=True` the statistics are, in training
+  too, the moving averages, after they have moved (eq. 20, 21): the gradient
+  goes through the batch's part in them.
+  """
+
+  def __init__(
+    self,
+    num_channels,
+    epsilon=1e-4,
+    momentum=0.9,
+    lagged=False,
+    statistics=None,
+    validate_args=False,
+    dtype=tf.float32,
+    name='batch_norm_bijector',
+  ):
+    """Initializes BatchNormBijector.
+
+    Args:
+      num_channels: `int`, size `C` of the last dimension.
+      epsilon: Positive `float`, added to the variance.
+      momentum: `float` in [0, 1), the weight `rho` of the past in the moving
+        averages.
+      lagged: Python `bool`, whether training normalizes with the moving
+        averages instead of the statistics of the batch.
+      statistics: `MovingStatistics` to share; new ones by default, which start
+        at mean 0 and variance 1.
+      validate_args: Python `bool`.
+      dtype: Dtype of the events.
+      name: Name of the bijector.
+
+    Raises:
+      ValueError: If `num_channels`, `epsilon` or `momentum` is out of range.
+    """
+    parameters = dict(locals())
+    if not epsilon > 0:
+      raise ValueError(f'`epsilon` must be positive, got {epsilon!r}.')
+    with tf.name_scope(name) as name:
+      self._num_channels = num_channels
+      self._epsilon = epsilon
+      self._lagged = lagged
+      self._statistics = statistics or moving_statistics.MovingStatistics(
+        num_channels, momentum, dtype
+      )
+      parameters['statistics'] = self._statistics  # A copy shares them.
+      super().__init__(
+        forward_min_event_ndims=1,
+        validate_args=validate_args,
+        dtype=dtype,
+        parameters=parameters,
+        name=name,
+      )
+
+  @property
+  def statistics(self):
+    """The `MovingStatistics`."""
+    return self._statistics
+
+  @property
+  def epsilon(self):
+    """What is added to the variance."""
+    return self._epsilon
+
+  @property
+  def lagged(self):
+    """Whether training normalizes with the moving averages."""
+    return self._lagged
+
+  def _forward_and_log_det(self, x, training=False, condition=None):
+    del condition
+    self._check_shape(x.shape)
+    mean, variance = self._statistics.mean, self._statistics.variance
+    if training:
+      mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+      moved = self._statistics.update(mean, variance)
+      mean, variance = moved if self._lagged else (mean, variance)
+    log_stddev = tf.math.log(variance + self._epsilon) / 2
+    y = (x - mean) * tf.exp(-log_stddev)
+    return y, self._log_det(x, -log_stddev)
+
+  def _inverse_and_log_det(self, y, training=False, condition=None):
+    del training, condition
+    self._check_shape(y.shape)
+    log_stddev = tf.math.log(self._statistics.variance + self._epsilon) / 2
+    x = y * tf.exp(log_stddev) + self._statistics.mean
+    return x, self._log_det(y, log_stddev)
+
+  def _log_det(self, x, log_scale):
+    return tf.fill(flow_bijector.dims(x)[:-1], tf.reduce_sum(log_scale))
+
+  def _forward_event_shape(self, shape):
+    self._check_shape(shape)
+    return shape
+
+  def _inverse_event_shape(self, shape):
+    return self._forward_event_shape(shape)
+
+  def _check_shape(self, shape):
+    if shape.rank and shape[-1] not in (None, self._num_channels):
+      raise ValueError(
+        f'{self.name}: the last dimension must be `num_channels` = '
+        f'{self._num_channels}, got shape {shape}.'
+      )

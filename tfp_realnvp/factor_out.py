@@ -1,0 +1,110 @@
+"""FactorOut: the recursion of the multi-scale architecture."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import flow_bijector
+
+tfb = tfp.bijectors
+
+__all__ = ['FactorOut']
+
+
+class FactorOut(flow_bijector.FlowBijector):
+  """Makes half of the channels latent, transforms the other half further.
+
+  Eq. 14 to 16 of the paper. With `h, z = split(x)`, the halves of the channels:
+
+  - Forward:  `y = merge(bijector.forward(h), z)`
+  - Inverse:  `x = merge(bijector.inverse(h), z)`
+  - Log-det: that of `bijector`
+
+  Event shape `[..., C]`, of the rank that `bijector` works on; `C` is even.
+  """
+
+  def __init__(
+    self,
+    bijector,
+    validate_args=False,
+    dtype=tf.float32,
+    name='factor_out',
+  ):
+    """Initializes FactorOut.
+
+    Args:
+      bijector: `tfb.Bijector` on events `[..., C / 2]`, what comes after the
+        factoring out; it keeps their shape.
+      validate_args: Python `bool`.
+      dtype: Dtype of the events.
+      name: Name of the bijector.
+
+    Raises:
+      TypeError: If `bijector` is no `tfb.Bijector`.
+    """
+    parameters = dict(locals())
+    if not isinstance(bijector, tfb.Bijector):
+      raise TypeError(f'`bijector` must be a tfb.Bijector, got {bijector!r}.')
+    with tf.name_scope(name) as name:
+      self._bijector = bijector
+      super().__init__(
+        is_constant_jacobian=bijector.is_constant_jacobian,
+        forward_min_event_ndims=max(1, bijector.forward_min_event_ndims),
+        validate_args=validate_args,
+        dtype=dtype,
+        parameters=parameters,
+        name=name,
+      )
+
+  @property
+  def bijector(self):
+    """What comes after the factoring out, on half of the channels."""
+    return self._bijector
+
+  def split(self, x):
+    """Returns the half that goes on, and the half that is latent.
+
+    Args:
+      x: `[..., C]`.
+
+    Returns:
+      onward: `[..., C / 2]`, the first half of the channels.
+      latent: `[..., C / 2]`, the second half.
+
+    Raises:
+      ValueError: If `C` is odd.
+    """
+    self._check_shape(x.shape)
+    return tf.split(x, 2, axis=-1)
+
+  def merge(self, onward, latent):
+    """Undoes `split`."""
+    return tf.concat([onward, latent], axis=-1)
+
+  def _forward_and_log_det(self, x, **kwargs):
+    onward, latent = self.split(x)
+    onward, fldj = flow_bijector.forward_and_log_det(
+      self._bijector, onward, self.forward_min_event_ndims, **kwargs
+    )
+    return self.merge(onward, latent), fldj
+
+  def _inverse_and_log_det(self, y, **kwargs):
+    onward, latent = self.split(y)
+    onward, ildj = flow_bijector.inverse_and_log_det(
+      self._bijector, onward, self.forward_min_event_ndims, **kwargs
+    )
+    return self.merge(onward, latent), ildj
+
+  def _forward_event_shape(self, shape):
+    self._check_shape(shape)
+    return shape
+
+  def _inverse_event_shape(self, shape):
+    return self._forward_event_shape(shape)
+
+  def _check_shape(self, shape):
+    channels = shape[-1] if shape.rank else None
+    if channels is not None and channels % 2:
+      raise ValueError(
+        f'{self.name}: an odd number of channels cannot be split in half, got '
+        f'shape {shape}.'
+      )

@@ -1,0 +1,64 @@
+"""The paper's two partitionings: checkerboard and channel masks.
+
+A mask is boolean, True where the variable passes through unchanged (the paper's
+b = 1). A static event shape gives a NumPy array, a dynamic one a tensor.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ['channel_mask', 'checkerboard_mask']
+
+
+def checkerboard_mask(event_shape, parity=1):
+  """Checkerboard over space (section 3.4 of the paper, figure 3 left).
+
+  Args:
+    event_shape: `(H, W, C)`, ints or scalar integer `Tensor`s. `C` is not used.
+    parity: 0 or 1. The mask is True where `(row + column) % 2 == parity`; 1 is
+      the paper's.
+
+  Returns:
+    Boolean `[H, W, 1]`.
+
+  Raises:
+    ValueError: If `event_shape` has no three elements or `parity` is neither 0
+      nor 1.
+  """
+  if parity not in (0, 1):
+    raise ValueError(f'`parity` must be 0 or 1, got {parity!r}.')
+  if len(event_shape) != 3:
+    raise ValueError(f'`event_shape` must be (H, W, C), got {event_shape!r}.')
+  height, width, _ = event_shape
+  dynamic = tf.is_tensor(height) or tf.is_tensor(width)
+  arange = tf.range if dynamic else np.arange
+  rows, columns = arange(height), arange(width)
+  return ((rows[:, None] + columns) % 2 == parity)[..., None]
+
+
+def channel_mask(event_shape, parity=1):
+  """Half of the last dimension (section 3.4 of the paper, figure 3 right).
+
+  Args:
+    event_shape: `(H, W, C)` or `(D,)`; the last element a Python int.
+    parity: 0 or 1. With 1, as in the paper, the mask is True for the first half
+      of the channels; with 0 for the second half. Of an odd number of channels
+      the first half is the smaller one.
+
+  Returns:
+    Boolean `[1, 1, C]` or `[D]`.
+
+  Raises:
+    ValueError: If there are fewer than two channels to split, or `parity` is
+      neither 0 nor 1.
+  """
+  if parity not in (0, 1):
+    raise ValueError(f'`parity` must be 0 or 1, got {parity!r}.')
+  channels = event_shape[-1]
+  if not isinstance(channels, (int, np.integer)) or channels < 2:
+    raise ValueError(
+      '`event_shape` must end in a number of channels that can be split, an '
+      f'int of at least 2; got {tuple(event_shape)!r}.'
+    )
+  mask = (np.arange(channels) < channels // 2) == bool(parity)
+  return mask.reshape((1,) * (len(event_shape) - 1) + (channels,))
