@@ -53,7 +53,9 @@ NUM_LEVELS = {'cifar10': 256, 'digits': 17}
 FLAGS = flags.FLAGS
 flags.DEFINE_enum('dataset', 'cifar10', sorted(DEFAULTS), 'What to train on.')
 flags.DEFINE_string(
-  'data_dir', None, 'Where TFDS keeps CIFAR-10; by default, where it always does.'
+  'data_dir',
+  None,
+  'Where TFDS keeps CIFAR-10; by default, where it always does.',
 )
 flags.DEFINE_string('model_dir', None, 'Where to write to.', required=True)
 for _name, _help in {
@@ -64,8 +66,11 @@ for _name, _help in {
   'evaluate_every': 'Steps between evaluations, each with a picture.',
 }.items():
   flags.DEFINE_integer(
-    _name, None, f'{_help} By default {DEFAULTS["cifar10"][_name]} for CIFAR-10 '
-    f'and {DEFAULTS["digits"][_name]} for digits.', lower_bound=1,
+    _name,
+    None,
+    f'{_help} By default {DEFAULTS["cifar10"][_name]} for CIFAR-10 '
+    f'and {DEFAULTS["digits"][_name]} for digits.',
+    lower_bound=1,
   )
 flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', 1)
 flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
@@ -74,7 +79,9 @@ flags.DEFINE_float('clip_norm', 100.0, 'Global norm gradients are clipped at.')
 flags.DEFINE_float('l2_coefficient', 5e-5, 'L2, on the scale parameters.')
 flags.DEFINE_float('momentum', 0.9, 'Of the moving batch statistics.')
 flags.DEFINE_boolean(
-  'lagged_batch_norm', True, 'Batch normalization as in appendix E of the paper.'
+  'lagged_batch_norm',
+  True,
+  'Batch normalization as in appendix E of the paper.',
 )
 flags.DEFINE_boolean('bfloat16', False, 'Whether networks compute in bfloat16.')
 flags.DEFINE_boolean('jit_compile', False, 'Whether to compile with XLA.')
@@ -82,7 +89,11 @@ flags.DEFINE_integer('seed', 0, 'Of weights, noise and order of the data.')
 
 # The flags that a run cannot change once it has begun.
 _ARCHITECTURE = (
-  'dataset', 'num_scales', 'num_blocks', 'hidden_channels', 'lagged_batch_norm'
+  'dataset',
+  'num_scales',
+  'num_blocks',
+  'hidden_channels',
+  'lagged_batch_norm',
 )
 _NUM_SAMPLES = 64
 
@@ -105,11 +116,11 @@ def load_cifar10(data_dir):
       'cifar10', split=['train', 'test'], data_dir=data_dir, batch_size=-1
     )
   except Exception as error:  # TFDS lets through whatever its download raises.
-    raise app.UsageError(
+    raise SystemExit(
       f'CIFAR-10 is not prepared in --data_dir={data_dir} and could not be '
       f'downloaded: {error}\nWithout a network, run `tfds build cifar10` where '
-      'there is one, copy the folder here and name it with --data_dir; or train '
-      'on --dataset=digits.'
+      'there is one, copy the folder here and name it with --data_dir; or '
+      'train on --dataset=digits.'
     ) from error
   return train['image'].numpy(), test['image'].numpy()
 
@@ -204,17 +215,23 @@ class Checkpoints(keras.callbacks.Callback):
       self.save()
 
 
-def check_architecture(model_dir):
-  """Keeps the flags of a run; raises if it was begun with other ones."""
+def prepare_model_dir(model_dir):
+  """Makes the directory, keeps the flags of the run; exits if they changed."""
   path = model_dir / 'flags.json'
   values = {name: FLAGS[name].value for name in _ARCHITECTURE}
-  if not path.exists():
-    path.write_text(json.dumps(values, indent=2))
-    return
+  try:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+      path.write_text(json.dumps(values, indent=2))
+      return
+  except OSError as error:
+    raise SystemExit(
+      f'--model_dir={model_dir} cannot be written: {error}'
+    ) from error
   begun = json.loads(path.read_text())
   for name, value in values.items():
     if begun[name] != value:
-      raise app.UsageError(
+      raise SystemExit(
         f'--{name}={value}, but the run in --model_dir={model_dir} was begun '
         f'with {begun[name]}. Give that, or another --model_dir.'
       )
@@ -249,7 +266,9 @@ def write_samples(model_dir, writer, step, model, real, num_levels):
   samples = model.distribution.sample(len(real), seed=[FLAGS.seed, 0])
   zoom = max(1, 32 // real.shape[1])
   grids = [
-    visualization.image_grid(visualization.to_uint8(images, num_levels), zoom=zoom)
+    visualization.image_grid(
+      visualization.to_uint8(images, num_levels), zoom=zoom
+    )
     for images in (real, samples)
   ]
   picture = visualization.side_by_side(*grids)
@@ -268,14 +287,15 @@ def main(argv):
   keras.utils.set_random_seed(FLAGS.seed)
   num_levels = NUM_LEVELS[FLAGS.dataset]
   model_dir = pathlib.Path(FLAGS.model_dir)
-  model_dir.mkdir(parents=True, exist_ok=True)
-  check_architecture(model_dir)
-
+  prepare_model_dir(model_dir)
   if FLAGS.dataset == 'digits':
     train, test = load_digits()
   else:
     train, test = load_cifar10(FLAGS.data_dir)
-  model = build_model(train.shape[1:], num_levels)
+  try:
+    model = build_model(train.shape[1:], num_levels)
+  except ValueError as error:
+    raise SystemExit(f'The flags do not go together: {error}') from error
   checkpoints = Checkpoints(model, str(model_dir), FLAGS.checkpoint_every)
   checkpoints.restore()
   # A run that goes on sees the data in another order.
@@ -310,10 +330,11 @@ def main(argv):
   metrics = evaluate(model, test)
   baseline = histogram_bits_per_dim(train, test, num_levels)
   print(
-    f'Step {checkpoints.step}: test bits/dim {metrics["test_bits_per_dim"]:.3f} '
+    f'Step {checkpoints.step}: '
+    f'test bits/dim {metrics["test_bits_per_dim"]:.3f} '
     f'(non-finite: {metrics["test_non_finite"]:.0f} of {len(test)} images); '
-    f"each pixel's histogram alone: {baseline:.3f}. Samples beside real images: "
-    f'{samples_path(model_dir, checkpoints.step)}'
+    f"each pixel's histogram alone: {baseline:.3f}.\n"
+    f'Samples beside real images: {samples_path(model_dir, checkpoints.step)}'
   )
 
 

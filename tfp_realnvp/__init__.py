@@ -2,8 +2,8 @@
 
 from tfp_realnvp.affine_coupling import AffineCoupling
 from tfp_realnvp.batch_norm import BatchNormBijector
-from tfp_realnvp.density_estimator import DensityEstimator
 from tfp_realnvp.density_estimator import bits_per_dim
+from tfp_realnvp.density_estimator import DensityEstimator
 from tfp_realnvp.factor_out import FactorOut
 from tfp_realnvp.flow_bijector import FlowBijector
 from tfp_realnvp.logit_transform import LogitTransform
@@ -13,5 +13,21 @@ from tfp_realnvp.network import DenseNetwork
 from tfp_realnvp.network import ResidualNetwork
 from tfp_realnvp.real_nvp_chain import RealNVPChain
 from tfp_realnvp.squeeze import Squeeze
+
+__all__ = [
+  'AffineCoupling',
+  'BatchNormBijector',
+  'DenseNetwork',
+  'DensityEstimator',
+  'FactorOut',
+  'FlowBijector',
+  'LogitTransform',
+  'RealNVPChain',
+  'ResidualNetwork',
+  'Squeeze',
+  'bits_per_dim',
+  'channel_mask',
+  'checkerboard_mask',
+]
 
 __version__ = '0.1.0'

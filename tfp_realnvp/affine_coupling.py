@@ -242,8 +242,8 @@ class _SpatialPartition:
 def _check_channels(value, num_channels):
   if value.shape[-1] != num_channels:
     raise ValueError(
-      'Each output of `shift_and_log_scale_fn` must have as many channels as it '
-      f'changes, {num_channels}; got shape {value.shape}.'
+      'Each output of `shift_and_log_scale_fn` must have as many channels as '
+      f'it changes, {num_channels}; got shape {value.shape}.'
     )
   return value
 

@@ -94,9 +94,7 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
       x, kwargs = self._convert(x, 'x'), _given(kwargs)
       self._check_direction('forward', kwargs)
       y, fldj = self._forward_and_log_det(x, **kwargs)
-      return y, _sum_over_event(
-        fldj, event_ndims, self.forward_min_event_ndims
-      )
+      return y, _sum_over_event(fldj, event_ndims, self.forward_min_event_ndims)
 
   def inverse_and_log_det(
     self, y, event_ndims=None, name='inverse_and_log_det', **kwargs
@@ -118,9 +116,7 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
       y, kwargs = self._convert(y, 'y'), _given(kwargs)
       self._check_direction('inverse', kwargs)
       x, ildj = self._inverse_and_log_det(y, **kwargs)
-      return x, _sum_over_event(
-        ildj, event_ndims, self.inverse_min_event_ndims
-      )
+      return x, _sum_over_event(ildj, event_ndims, self.inverse_min_event_ndims)
 
   def _forward(self, x, **kwargs):
     self._check_direction('forward', kwargs)

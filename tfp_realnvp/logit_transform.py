@@ -15,8 +15,8 @@ class LogitTransform(flow_bijector.FlowBijector):
 
   - Forward:  `y = logit(p)`, with `p = alpha + (1 - 2 alpha) x / num_levels`
   - Inverse:  `x = num_levels (sigmoid(y) - alpha) / (1 - 2 alpha)`
-  - Log-det:  `log(1 - 2 alpha) - log(num_levels) - log(p) - log(1 - p)`, of each
-    element
+  - Log-det:  `log(1 - 2 alpha) - log(num_levels) - log(p) - log(1 - p)`, of
+    each element
 
   The paper prints `p = alpha + (1 - alpha) x / 256`, which is infinite at the
   top; its authors' code, and this, map onto `[alpha, 1 - alpha]`. A latent far

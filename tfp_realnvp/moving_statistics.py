@@ -1,4 +1,4 @@
-"""Moving averages of batch statistics, for every kind of batch normalization."""
+"""Moving averages of batch statistics, for all batch normalization."""
 
 import tensorflow as tf
 
@@ -49,7 +49,9 @@ class MovingStatistics(tf.Module):
         aggregation=tf.VariableAggregation.MEAN,
       )
       self.mean = variable(tf.zeros([num_channels], dtype), 'moving_mean')
-      self.variance = variable(tf.ones([num_channels], dtype), 'moving_variance')
+      self.variance = variable(
+        tf.ones([num_channels], dtype), 'moving_variance'
+      )
       self.num_updates = variable(tf.zeros([], dtype), 'num_updates')
 
   def update(self, mean, variance):

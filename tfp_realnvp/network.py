@@ -102,7 +102,9 @@ class _ResidualBlock(tf.Module):
       self.norms = [norm(channels, name=f'batch_norm_{i}') for i in range(2)]
       self.convolutions = [
         convolution(channels, channels, 3, name='convolution_0'),
-        convolution(channels, channels, 3, magnitude=True, name='convolution_1'),
+        convolution(
+          channels, channels, 3, magnitude=True, name='convolution_1'
+        ),
       ]
 
   def __call__(self, x, training):

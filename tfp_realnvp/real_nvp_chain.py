@@ -21,14 +21,15 @@ __all__ = ['RealNVPChain']
 
 
 class RealNVPChain(flow_bijector.FlowBijector):
-  """Real NVP: `forward` is latent -> data (`g`), `inverse` data -> latent (`f`).
+  """Real NVP: `forward` is latent -> data (`g`), `inverse` is `f`, its inverse.
 
-  Images `[H, W, C]`, pixels on `[0, 256)` (section 3.6 of the paper): the logit,
-  then at every scale three couplings with alternating checkerboard masks, a
-  squeeze, three with alternating channel-wise masks, and half of the variables
-  factored out; at the last scale four checkerboard couplings. The weights fit
-  images of any size that the scales can halve, not only `event_shape`. Latents
-  have the event shape of the data; `split_latents` takes them apart by scale.
+  Images `[H, W, C]`, pixels on `[0, 256)` (section 3.6 of the paper): the
+  logit, then at every scale three couplings with alternating checkerboard
+  masks, a squeeze, three with alternating channel-wise masks, and half of the
+  variables factored out; at the last scale four checkerboard couplings. The
+  weights fit images of any size that the scales can halve, not only
+  `event_shape`. Latents have the event shape of the data; `split_latents` takes
+  them apart by scale.
 
   Vectors `[D]`: `num_couplings` couplings with alternating halves.
 
@@ -48,8 +49,8 @@ class RealNVPChain(flow_bijector.FlowBijector):
 
   #### References
 
-  [1]: Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density estimation using
-       Real NVP. _ICLR_, 2017. https://arxiv.org/abs/1605.08803
+  [1]: Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density estimation
+       using Real NVP. _ICLR_, 2017. https://arxiv.org/abs/1605.08803
   """
 
   _is_generative = True
@@ -63,6 +64,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     num_couplings=None,
     batch_norm=True,
     lagged_batch_norm=False,
+    lagged_network_norm=False,
     momentum=0.9,
     condition_size=None,
     logit_transform='default',
@@ -87,8 +89,10 @@ class RealNVPChain(flow_bijector.FlowBijector):
       num_couplings: `int`, vectors only: how many couplings, by default 8.
       batch_norm: Python `bool`, whether a `BatchNormBijector` follows each
         coupling.
-      lagged_batch_norm: Python `bool`, whether batch normalization, here and
-        within the networks, is that of appendix E; see `BatchNormBijector`.
+      lagged_batch_norm: Python `bool`, whether the `BatchNormBijector`s train
+        on lagged statistics (appendix E).
+      lagged_network_norm: Python `bool`, the same for batch normalization
+        within the networks; it slows learning at first.
       momentum: `float`, momentum of the moving statistics.
       condition_size: `int`, size `K` of the `condition` of a conditional flow
         (appendix F), which then is an argument of every call: `[..., K]`.
@@ -96,8 +100,9 @@ class RealNVPChain(flow_bijector.FlowBijector):
         'default' is `LogitTransform()` for images and `None` for vectors.
       compute_dtype: Dtype of the networks' activations, such as `tf.bfloat16`;
         by default `dtype`.
-      bijectors: List of `tfb.Bijector`s, data -> latent: the components, instead
-        of those that the arguments above describe. `copy` hands over its own.
+      bijectors: List of `tfb.Bijector`s, data -> latent: the components,
+        instead of those that the arguments above describe. `copy` hands over
+        its own.
       dtype: Dtype of events and variables.
       seed: Seed of the initial weights, as TFP takes them.
       validate_args: Python `bool`, whether to check values at run time.
@@ -144,7 +149,8 @@ class RealNVPChain(flow_bijector.FlowBijector):
           num_blocks=num_blocks,
           hidden_channels=hidden_channels,
           batch_norm=batch_norm,
-          lagged=lagged_batch_norm,
+          lagged_batch_norm=lagged_batch_norm,
+          lagged_network_norm=lagged_network_norm,
           momentum=momentum,
           condition_size=condition_size,
           compute_dtype=compute_dtype,
@@ -204,7 +210,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     if architecture:
       raise ValueError(
         'A copy shares its variables and can only override `name` and '
-        f'`validate_args`, got {architecture}; build a new RealNVPChain instead.'
+        f'`validate_args`, got {architecture}; build a new RealNVPChain.'
       )
     if 'validate_args' in overrides:
       overrides['bijectors'] = [
@@ -286,7 +292,8 @@ class _Builder:
     num_blocks,
     hidden_channels,
     batch_norm,
-    lagged,
+    lagged_batch_norm,
+    lagged_network_norm,
     momentum,
     condition_size,
     compute_dtype,
@@ -297,7 +304,8 @@ class _Builder:
     self._num_blocks = num_blocks
     self._hidden_channels = hidden_channels
     self._batch_norm = batch_norm
-    self._norm = {'lagged': lagged, 'momentum': momentum}
+    self._norm = {'lagged': lagged_batch_norm, 'momentum': momentum}
+    self._network_norm = {'lagged': lagged_network_norm, 'momentum': momentum}
     self._network = {
       'condition_size': condition_size,
       'compute_dtype': compute_dtype,
@@ -378,7 +386,7 @@ class _Builder:
       hidden_channels=hidden,
       num_blocks=self._num_blocks,
       seed=self._next_seed(),
-      **self._norm,
+      **self._network_norm,
       **self._network,
       **kwargs,
     )
@@ -417,8 +425,9 @@ def _check_num_scales(event_shape, num_scales):
   for side in sides:
     if side is not None and side % 2 ** (num_scales - 1):
       raise ValueError(
-        f'`event_shape` {event_shape!r} cannot be halved {num_scales - 1} times '
-        f'for `num_scales` {num_scales}: height and width must be divisible by '
+        f'`event_shape` {event_shape!r} cannot be halved {num_scales - 1} '
+        f'times for `num_scales` {num_scales}: height and width must be '
+        f'divisible by '
         f'{2 ** (num_scales - 1)}.'
       )
   return num_scales

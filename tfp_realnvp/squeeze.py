@@ -44,8 +44,8 @@ class Squeeze(flow_bijector.FlowBijector):
     Args:
       block_size: `int` >= 1, the side `b` of a block.
       order: 'ordinary' or 'checkerboard', see the class docstring.
-      validate_args: Python `bool`. Sizes known when the graph is built are
-        always checked; others by the reshape that they would break.
+      validate_args: Python `bool`, whether to check sizes at run time. Those
+        known when the graph is built are always checked.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
@@ -98,7 +98,8 @@ class Squeeze(flow_bijector.FlowBijector):
     self.forward_event_shape(x.shape[-3:])
     b = self._block_size
     *batch, height, width, channels = flow_bijector.dims(x)
-    height, width = height // b, width // b
+    with tf.control_dependencies(self._runtime_checks(height, width)):
+      height, width = height // b, width // b
     y = tf.reshape(x, batch + [height, b, width, b, channels])
     if self._order == 'ordinary':
       y = _transpose(y, [0, 2, 4, 1, 3])
@@ -158,6 +159,20 @@ class Squeeze(flow_bijector.FlowBijector):
   def _inverse_event_shape_tensor(self, shape):
     b = self._block_size
     return shape // [1, 1, b**2] * [b, b, 1]
+
+  def _runtime_checks(self, height, width):
+    if not self.validate_args:
+      return []
+    return [
+      tf.debugging.assert_equal(
+        size % self._block_size,
+        0,
+        message=f'{self.name}: height and width must be divisible by '
+        f'`block_size` {self._block_size}.',
+      )
+      for size in (height, width)
+      if tf.is_tensor(size)
+    ]
 
 
 def _scale(size, numerator, denominator):

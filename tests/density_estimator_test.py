@@ -1,0 +1,269 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tests import flow_testing
+import tfp_realnvp
+from tfp_realnvp import density_estimator
+
+tfd = tfp.distributions
+
+
+def _flow(**kwargs):
+  kwargs = {'num_blocks': 1, 'hidden_channels': 2, 'seed': 1} | kwargs
+  return tfp_realnvp.RealNVPChain((4, 4, 1), **kwargs)
+
+
+def _estimator(flow=None, compiled=True, **kwargs):
+  dist = tfd.TransformedDistribution(
+    flow_testing.isotropic_normal((4, 4, 1)), flow or _flow()
+  )
+  model = density_estimator.DensityEstimator(dist, seed=0, **kwargs)
+  if compiled:
+    model.compile(keras.optimizers.Adam(1e-2))
+  return model
+
+
+def _images(count=50, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(100, 140, [count, 4, 4, 1]).astype(np.uint8)
+
+
+def test_bits_per_dim_by_hand():
+  # A uniform density over 256 levels costs 8 bits for each pixel.
+  log_prob = tf.constant(-12 * math.log(256.0))
+  np.testing.assert_allclose(
+    density_estimator.bits_per_dim(log_prob, (2, 2, 3)), 8.0, rtol=1e-6
+  )
+
+
+def test_fit_and_evaluate_any_distribution():
+  loc = tf.Variable([0.0, 0.0])
+  model = density_estimator.DensityEstimator(
+    tfd.MultivariateNormalDiag(loc), num_levels=None
+  )
+  model.compile(keras.optimizers.SGD(0.5))
+  x = np.random.default_rng(0).normal([3, -2], 1, [200, 2]).astype(np.float32)
+  model.fit(x, batch_size=50, epochs=5, verbose=0)
+  np.testing.assert_allclose(loc, x.mean(0), atol=0.2)
+  loc.assign(x.mean(0))
+  metrics = model.evaluate(x, verbose=0, return_dict=True)
+  nll = np.log(2 * np.pi) + ((x - x.mean(0)) ** 2).sum(1).mean() / 2
+  np.testing.assert_allclose(metrics['loss'], nll, rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics['bits_per_dim'], nll / 2 / math.log(2), rtol=1e-5
+  )
+  assert metrics['non_finite'] == 0
+
+
+def test_fit_lowers_bits_per_dim_below_uniform():
+  model = _estimator()
+  images = _images(200)
+  history = model.fit(images, batch_size=20, epochs=8, verbose=0).history
+  assert history['bits_per_dim'][-1] < history['bits_per_dim'][0] - 0.5
+  held_out = model.evaluate(_images(seed=1), verbose=0, return_dict=True)
+  assert 4 < held_out['bits_per_dim'] < 7  # 40 levels are 5.3 bits.
+
+
+def test_evaluation_uses_moving_statistics_and_moves_nothing():
+  model = _estimator()
+  images = _images()
+  model.fit(images, batch_size=10, verbose=0)
+  before = [v.numpy() for v in model.variables]
+  model.evaluate(images, verbose=0)
+  model.predict(images, verbose=0)
+  for variable, value in zip(model.variables, before):
+    np.testing.assert_array_equal(variable, value)
+  # One image is evaluated as in any batch: no statistics of the batch.
+  together = model.distribution.log_prob(tf.cast(images, tf.float32))
+  alone = model.distribution.log_prob(tf.cast(images[:1], tf.float32))
+  np.testing.assert_allclose(alone[0], together[0], rtol=1e-5)
+
+
+def test_training_moves_statistics_once_a_step():
+  model = _estimator()
+  model.fit(_images(50), batch_size=10, verbose=0)
+  counts = [v for v in model.variables if 'num_updates' in v.name]
+  assert {v.numpy() for v in counts} == {5.0}
+  assert model.optimizer.iterations == 5
+
+
+def test_noise_is_fresh_and_on_the_unit_interval():
+  class Spy(tfd.Uniform):
+    seen = []
+
+    def log_prob(self, value, **kwargs):
+      self.seen.append(value)
+      return tf.reduce_sum(tf.zeros_like(value), [1, 2, 3])
+
+    @property
+    def event_shape(self):
+      return tf.TensorShape([4, 4, 1])
+
+  model = density_estimator.DensityEstimator(Spy(), seed=0)
+  images = _images()
+  for x in (images, images.astype(np.float32), images + np.float32(0.5)):
+    model.call(x)
+  noises = [value - images for value in Spy.seen]
+  for noise in noises:
+    assert np.all((noise >= 0) & (noise < 1))
+    assert abs(noise.numpy().mean() - 0.5) < 0.05
+  assert np.all(noises[0] != noises[1])
+
+
+def test_l2_term():
+  flow = _flow(num_scales=1)
+  model = _estimator(
+    flow, l2_coefficient=0.5, l2_variables=flow.scale_parameters
+  )
+  squares = sum((v.numpy() ** 2).sum() for v in flow.scale_parameters)
+  metrics = model.evaluate(_images(), verbose=0, return_dict=True)
+  nll = metrics['bits_per_dim'] * 16 * math.log(2)
+  np.testing.assert_allclose(metrics['loss'], nll + squares / 2, rtol=1e-5)
+  with tf.GradientTape() as tape:
+    term = model._l2_term()
+  magnitude = flow.scale_parameters[-1]
+  np.testing.assert_allclose(tape.gradient(term, magnitude), magnitude)
+
+
+def test_gradients_are_clipped_by_the_optimizer():
+  model = _estimator(compiled=False)
+  model.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-3))
+  before = [v.numpy() for v in model.trainable_variables]
+  model.fit(_images(10), batch_size=10, verbose=0)
+  moved = [v.numpy() - b for v, b in zip(model.trainable_variables, before)]
+  norm = np.sqrt(sum((m**2).sum() for m in moved))
+  np.testing.assert_allclose(norm, 1e-3, rtol=0.02)
+
+
+def test_uneven_last_batch_counts_by_images():
+  model = _estimator(seed=None)
+  model.fit(_images(), verbose=0)
+  images = _images(25)
+  whole = model.evaluate(images, batch_size=25, verbose=0, return_dict=True)
+  parts = model.evaluate(images, batch_size=10, verbose=0, return_dict=True)
+  np.testing.assert_allclose(parts['loss'], whole['loss'], rtol=0.01)
+  predictions = model.predict(images, batch_size=10, verbose=0)
+  assert predictions.shape == (25,)
+  np.testing.assert_allclose(-predictions.mean(), whole['loss'], rtol=0.01)
+
+
+def test_evaluation_counts_what_is_not_finite():
+  dist = tfd.Sample(tfd.Uniform(0.0, 120.0), [4, 4, 1])
+  model = density_estimator.DensityEstimator(dist)
+  model.compile()
+  images = np.full([5, 4, 4, 1], 50, np.uint8)
+  images[1:3] = 200
+  metrics = model.evaluate(images, batch_size=2, verbose=0, return_dict=True)
+  assert metrics['non_finite'] == 2
+  assert metrics['bits_per_dim'] == np.inf
+  metrics = model.evaluate(images[:1], verbose=0, return_dict=True)
+  assert metrics['non_finite'] == 0
+  np.testing.assert_allclose(metrics['bits_per_dim'], np.log2(120), rtol=1e-6)
+
+
+def test_variables_are_the_distributions():
+  flow = _flow()
+  model = _estimator(flow)
+  refs = lambda variables: [v.ref() for v in variables]
+  assert refs(model.trainable_variables) == refs(flow.trainable_variables)
+  assert refs(model.trainable_weights) == refs(flow.trainable_variables)
+  assert set(refs(model.variables)) == set(refs(flow.variables))
+  assert set(refs(model.weights)) == set(refs(flow.variables))
+  assert model.count_params() == sum(
+    v.shape.num_elements() for v in flow.variables
+  )
+
+
+def test_saved_weights_give_bit_equal_log_prob(tmp_path):
+  model = _estimator()
+  model.fit(_images(), verbose=0)
+  path = str(tmp_path / 'model.weights.h5')
+  model.save_weights(path)
+  fresh = _estimator(_flow(seed=2))
+  fresh.load_weights(path)
+  x = tf.cast(_images(), tf.float32)
+  np.testing.assert_array_equal(
+    fresh.distribution.log_prob(x), model.distribution.log_prob(x)
+  )
+  for variable, saved in zip(fresh.variables, model.variables):
+    np.testing.assert_array_equal(variable, saved)
+  other = _estimator(_flow(hidden_channels=3))
+  with pytest.raises(ValueError, match='weights are those of another model'):
+    other.load_weights(path)
+
+
+def test_callbacks_and_history(tmp_path):
+  model = _estimator()
+  path = tmp_path / 'log.csv'
+  model.fit(
+    _images(),
+    validation_data=(_images(seed=1),),
+    epochs=2,
+    verbose=0,
+    callbacks=[
+      keras.callbacks.CSVLogger(path),
+      keras.callbacks.EarlyStopping('val_bits_per_dim'),
+      keras.callbacks.TerminateOnNaN(),
+    ],
+  )
+  header = path.read_text().splitlines()[0].split(',')
+  assert {'bits_per_dim', 'loss', 'val_bits_per_dim', 'val_non_finite'} <= set(
+    header
+  )
+
+
+def test_xla_training_step_agrees():
+  images = _images(10)
+  results = []
+  for jit_compile in (False, True):
+    model = _estimator(compiled=False)
+    model.compile(keras.optimizers.SGD(1e-3), jit_compile=jit_compile)
+    history = model.fit(images, batch_size=10, shuffle=False, verbose=0).history
+    results.append([history['loss'][0]] + [v.numpy() for v in model.variables])
+  for plain, compiled in zip(*results):
+    np.testing.assert_allclose(compiled, plain, rtol=2e-3, atol=2e-3)
+
+
+def test_conditional_flow():
+  flow = _flow(condition_size=2, num_scales=1)
+  model = _estimator(flow)
+  condition = np.eye(2, dtype=np.float32)[np.arange(50) % 2]
+  history = model.fit(_images(), condition, epochs=2, verbose=0).history
+  assert np.isfinite(history['loss']).all()
+  metrics = model.evaluate(_images(), condition, verbose=0, return_dict=True)
+  assert metrics['non_finite'] == 0
+
+
+@pytest.mark.parametrize('value', [-1.0, 256.0, np.nan])
+def test_float_images_outside_the_range_are_found(value):
+  images = _images().astype(np.float32)
+  images[3, 1, 2, 0] = value
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r'`x` must be pixels on \[0, 256\)'
+  ):
+    _estimator().evaluate(images, verbose=0)
+
+
+def test_integers_beyond_the_levels_are_found():
+  model = _estimator(num_levels=17)
+  with pytest.raises(tf.errors.InvalidArgumentError, match=r'on \[0, 17\)'):
+    model.evaluate(_images(), verbose=0)
+
+
+def test_errors_name_the_argument_and_show_the_value():
+  dist = tfd.Normal(0.0, 1.0)
+  with pytest.raises(TypeError, match='`distribution` must be .* got 3'):
+    density_estimator.DensityEstimator(3)
+  with pytest.raises(ValueError, match='`num_levels` must be .* got 0'):
+    density_estimator.DensityEstimator(dist, num_levels=0)
+  with pytest.raises(ValueError, match="`loss` .* got 'mse'"):
+    density_estimator.DensityEstimator(dist).compile(loss='mse')
+  with pytest.raises(
+    ValueError, match=r'`x` must be .*\(4, 4, 1\).*\(2, 5, 5, 1\)'
+  ):
+    _estimator().call(np.zeros([2, 5, 5, 1], np.uint8))

@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_realnvp import logit_transform
+
+
+def test_values_by_hand():
+  bijector = logit_transform.LogitTransform(dtype=tf.float64)
+  x = np.array([0.0, 64.0, 128.0, 256.0])
+  p = np.array([0.05, 0.275, 0.5, 0.95])
+  y, fldj = bijector.forward_and_log_det(x)
+  np.testing.assert_allclose(y, np.log(p / (1 - p)), atol=1e-12)
+  np.testing.assert_allclose(
+    fldj, np.log(0.9 / 256) - np.log(p) - np.log(1 - p), atol=1e-12
+  )
+
+
+def test_other_levels_and_alpha():
+  bijector = logit_transform.LogitTransform(16, 0.25, dtype=tf.float64)
+  assert (bijector.num_levels, bijector.alpha) == (16, 0.25)
+  np.testing.assert_allclose(
+    bijector.forward(np.array([0.0, 8.0])), [-math.log(3), 0], atol=1e-12
+  )
+
+
+def test_far_latents_go_slightly_beyond_the_range():
+  far = logit_transform.LogitTransform().inverse(tf.constant([-100.0, 100.0]))
+  np.testing.assert_allclose(far, [-256 / 18, 256 + 256 / 18], rtol=1e-6)
+
+
+def test_is_increasing():
+  assert logit_transform.LogitTransform()._internal_is_increasing()
+
+
+@pytest.mark.parametrize('value', [-1.0, 256.0, np.nan])
+def test_validate_args_finds_what_is_no_pixel(value):
+  x = tf.constant([1.0, value])
+  checked = logit_transform.LogitTransform(validate_args=True)
+  for forward in (checked.forward, tf.function(checked.forward)):
+    with pytest.raises(
+      tf.errors.InvalidArgumentError, match=r'`x` must be pixels on \[0, 256\)'
+    ):
+      forward(tf.identity(x))
+
+
+def test_errors_name_the_argument_and_show_the_value():
+  with pytest.raises(ValueError, match='`num_levels` must be .* got 0'):
+    logit_transform.LogitTransform(0)
+  with pytest.raises(ValueError, match='`alpha` must be .* got 0.5'):
+    logit_transform.LogitTransform(alpha=0.5)

@@ -1,0 +1,26 @@
+import pathlib
+
+import tfp_realnvp
+
+_ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_all_is_what_is_public():
+  public = [
+    name
+    for name, value in vars(tfp_realnvp).items()
+    if not name.startswith('_') and type(value).__name__ != 'module'
+  ]
+  assert sorted(public) == tfp_realnvp.__all__
+
+
+def test_every_public_name_is_documented_and_in_the_readme():
+  readme = (_ROOT / 'README.md').read_text()
+  for name in tfp_realnvp.__all__:
+    assert getattr(tfp_realnvp, name).__doc__, name
+    assert f'`{name}`' in readme, name
+
+
+def test_version_is_in_the_changelog():
+  changelog = (_ROOT / 'CHANGELOG.md').read_text()
+  assert f'## [{tfp_realnvp.__version__}]' in changelog

@@ -1,0 +1,438 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tests import flow_testing
+import tfp_realnvp
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+# Section 4.1 of the paper, with fewer channels: those cost time, and no depth.
+CIFAR10 = {'num_scales': 2, 'num_blocks': 8, 'hidden_channels': 4}
+IMAGENET32 = {'num_scales': None, 'num_blocks': 4, 'hidden_channels': 2}
+
+
+def _chain(event_shape=(8, 8, 3), **kwargs):
+  kwargs = {'num_blocks': 1, 'hidden_channels': 2, 'seed': 1} | kwargs
+  return flow_testing.randomize(tfp_realnvp.RealNVPChain(event_shape, **kwargs))
+
+
+def _distribution(flow, event_shape=(8, 8, 3)):
+  base = flow_testing.isotropic_normal(event_shape, flow.dtype)
+  return tfd.TransformedDistribution(base, flow)
+
+
+def _pixels(shape, dtype=tf.float32, seed=0):
+  rng = np.random.default_rng(seed)
+  return tf.constant(rng.uniform(0, 256, shape), dtype)
+
+
+def _flat_names(bijectors):
+  names = []
+  for bijector in bijectors:
+    if isinstance(bijector, tfb.Invert):
+      names.append(f'Invert{type(bijector.bijector).__name__}')
+    else:
+      names.append(type(bijector).__name__)
+    if isinstance(bijector, tfp_realnvp.FactorOut):
+      names.append(_flat_names(bijector.bijector.bijectors))
+  return names
+
+
+def test_architecture_of_two_scales():
+  flow = tfp_realnvp.RealNVPChain((8, 8, 3), num_blocks=1, hidden_channels=2)
+  coupling = ['AffineCoupling', 'BatchNormBijector']
+  assert _flat_names(flow.bijectors) == [
+    'LogitTransform',
+    *(coupling * 3),
+    'Squeeze',
+    *(coupling * 3),
+    'InvertSqueeze',
+    'Squeeze',
+    'FactorOut',
+    coupling * 4,
+    'InvertSqueeze',
+  ]
+
+
+def test_masks_alternate_and_hidden_channels_double():
+  flow = tfp_realnvp.RealNVPChain(
+    (16, 16, 3), num_blocks=1, hidden_channels=2, batch_norm=False
+  )
+  hidden, parities, kept = [], [], []
+
+  def visit(bijectors):
+    for bijector in bijectors:
+      if isinstance(bijector, tfp_realnvp.FactorOut):
+        visit(bijector.bijector.bijectors)
+      if isinstance(bijector, tfp_realnvp.AffineCoupling):
+        network = bijector.shift_and_log_scale_fn
+        hidden.append(network.output_norm.offset.shape[0])
+        if callable(bijector.mask):
+          parities.append(int(bijector.mask((2, 2, 1))[0, 1, 0]))
+          assert network.magnitude == 0
+        else:
+          kept.append(bijector.mask.ravel()[0])
+          assert network.magnitude == 1
+
+  visit(flow.bijectors)
+  # h, 2h | 2h, 4h | 4h.
+  assert hidden == [2] * 3 + [4] * 3 + [4] * 3 + [8] * 3 + [8] * 4
+  assert parities == [1, 0, 1] * 2 + [1, 0, 1, 0]
+  assert kept == [True, False, True] * 2
+
+
+@pytest.mark.parametrize(
+  'size, num_scales', [(4, 1), (8, 2), (28, 3), (32, 4), (64, 5), (5, 1)]
+)
+def test_default_number_of_scales_halves_down_to_4_pixels(size, num_scales):
+  flow = tfp_realnvp.RealNVPChain(
+    (size, size, 1), num_blocks=1, hidden_channels=1
+  )
+  z = tf.zeros([size, size, 1])
+  assert len(flow.split_latents(z)) == num_scales
+
+
+def test_scale_parameters_are_the_magnitudes():
+  flow = tfp_realnvp.RealNVPChain((4, 4, 1), num_blocks=2, hidden_channels=2)
+  expected = {v.ref() for v in flow.variables if 'magnitude' in v.name}
+  assert {v.ref() for v in flow.scale_parameters} == expected
+  # Of each of 4 couplings: log-scale, output, 2 blocks, 3 skips.
+  assert len(expected) == len(flow.scale_parameters) == 4 * 7
+
+
+@pytest.mark.parametrize(
+  'kwargs', [CIFAR10, IMAGENET32], ids=['cifar', 'imagenet']
+)
+@pytest.mark.parametrize(
+  'dtype, tolerance', [(tf.float64, 1e-8), (tf.float32, 0.05)]
+)
+def test_exactness_of_the_papers_architectures(kwargs, dtype, tolerance):
+  shape = (32, 32, 3)
+  flow = flow_testing.randomize(
+    tfp_realnvp.RealNVPChain(shape, dtype=dtype, seed=1, **kwargs), seed=2
+  )
+  x = _pixels((2, *shape), dtype)
+  to_latent = tf.function(flow.inverse_and_log_det)
+  to_data = tf.function(flow.forward_and_log_det)
+  z, ildj = to_latent(x)
+  back, fldj = to_data(z)
+  np.testing.assert_allclose(back, x, rtol=0, atol=tolerance)
+  np.testing.assert_allclose(fldj, -ildj, rtol=1e-6)
+  # Latents on which the networks' random weights do not saturate the sigmoid:
+  # there pixels of any precision would hold too little of them.
+  latent = z + 0.01 * tf.random.stateless_normal(z.shape, [0, 1], dtype=dtype)
+  again, _ = to_latent(to_data(latent)[0])
+  np.testing.assert_allclose(again, latent, rtol=0, atol=tolerance)
+
+
+def test_one_pass_in_graphs():
+  flow = _chain()
+  dist = _distribution(flow)
+  num_layers = sum(
+    type(module).__name__ == '_Convolution' for module in flow.submodules
+  )
+  assert num_layers == 10 * (1 + 2 + 2 + 1)
+  x = tf.TensorSpec([None, 8, 8, 3])
+  train = {'bijector_kwargs': {'training': True}}
+  chain = tfd.TransformedDistribution(
+    dist.distribution, tfb.Chain([tfb.Shift(0.5), flow])
+  )
+  for function, *args in [
+    (dist.log_prob, x),
+    (lambda x: dist.log_prob(x, **train), x),
+    (lambda: dist.sample(2, seed=1),),
+    (lambda: dist.experimental_sample_and_log_prob(2, seed=1),),
+    (chain.log_prob, x),
+    (lambda: chain.experimental_sample_and_log_prob(2, seed=1),),
+  ]:
+    assert flow_testing.count_ops(function, 'Conv2D', *args) == num_layers
+
+
+def test_one_pass_eagerly():
+  calls = []
+
+  def network(kept):
+    calls.append(1)
+    return tf.zeros_like(kept), 0.1 * kept
+
+  coupling = tfp_realnvp.AffineCoupling(network, [True, False])
+  flow = tfp_realnvp.RealNVPChain((2,), bijectors=[coupling])
+  dist = _distribution(flow, (2,))
+  in_chain = _distribution(tfb.Chain([flow, tfb.Scale(2.0)]), (2,))
+  x = tf.ones([3, 2])
+  for call in [
+    lambda: dist.log_prob(x),
+    lambda: dist.log_prob(x, bijector_kwargs={'training': True}),
+    lambda: dist.sample(2, seed=0),
+    lambda: dist.experimental_sample_and_log_prob(2, seed=0),
+    lambda: flow.inverse_and_log_det(x),
+    lambda: in_chain.log_prob(x),
+    lambda: in_chain.experimental_sample_and_log_prob(2, seed=0),
+  ]:
+    calls.clear()
+    call()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
+def test_moving_averages_move_once_per_call(mode):
+  flow = _chain(momentum=0.5)
+  dist = _distribution(flow)
+
+  def log_prob(x):
+    return dist.log_prob(x, bijector_kwargs={'training': True})
+
+  if mode != 'eager':
+    log_prob = tf.function(log_prob, jit_compile=mode == 'xla')
+  x = _pixels((4, 8, 8, 3))
+  counts = [v for v in flow.variables if 'num_updates' in v.name]
+  # 10 couplings: their batch norm, and 4 in each network.
+  assert len(counts) == 10 * 5
+  before = [v.numpy() for v in flow.variables if 'moving_mean' in v.name]
+  for calls in (1, 2):
+    log_prob(x)
+    assert {v.numpy() for v in counts} == {calls}
+  after = [v.numpy() for v in flow.variables if 'moving_mean' in v.name]
+  assert all(np.any(a != b) for a, b in zip(after, before))
+  dist.log_prob(x)
+  dist.sample(2, seed=0)
+  assert {v.numpy() for v in counts} == {2}
+
+
+def test_log_prob_in_training_is_that_of_the_batch_statistics():
+  flow = _chain(momentum=0.0, dtype=tf.float64)
+  dist = _distribution(flow)
+  x = _pixels((4, 8, 8, 3), tf.float64)
+  training = dist.log_prob(x, bijector_kwargs={'training': True})
+  # Momentum 0: the moving statistics are those of the last batch.
+  np.testing.assert_allclose(dist.log_prob(x), training, rtol=1e-10)
+
+
+def test_training_gradient_is_that_of_finite_differences():
+  flow = _chain((4, 4, 1), dtype=tf.float64, momentum=0.0)
+  dist = _distribution(flow, (4, 4, 1))
+  x = _pixels((3, 4, 4, 1), tf.float64)
+
+  def loss():
+    lp = dist.log_prob(x, bijector_kwargs={'training': True})
+    return tf.reduce_sum(lp)
+
+  variables = flow.trainable_variables
+  with tf.GradientTape() as tape:
+    value = loss()
+  gradients = tape.gradient(value, variables)
+  rng = np.random.default_rng(0)
+  directions = [rng.normal(size=v.shape) for v in variables]
+  expected = sum((g * d).numpy().sum() for g, d in zip(gradients, directions))
+  step = 1e-6
+  values = []
+  for sign in (1, -2):
+    for variable, direction in zip(variables, directions):
+      variable.assign_add(sign * step * direction)
+    values.append(loss())
+  difference = (values[0] - values[1]) / (2 * step)
+  np.testing.assert_allclose(difference, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'jit_compile': True}])
+def test_functions_agree_with_eager(kwargs):
+  dist = _distribution(_chain())
+  x = _pixels((2, 8, 8, 3))
+  np.testing.assert_allclose(
+    tf.function(dist.log_prob, **kwargs)(x), dist.log_prob(x), rtol=1e-5
+  )
+  sample = tf.function(lambda: dist.sample(2, seed=[0, 1]), **kwargs)
+  np.testing.assert_allclose(sample(), dist.sample(2, seed=[0, 1]), atol=0.05)
+  sample, log_prob = dist.experimental_sample_and_log_prob(2, seed=[0, 1])
+  np.testing.assert_allclose(
+    log_prob, dist.log_prob(tf.identity(sample)), rtol=1e-4
+  )
+
+
+def test_sample_dimensions():
+  dist = _distribution(_chain())
+  samples = dist.sample([2, 3], seed=0)
+  assert samples.shape == [2, 3, 8, 8, 3]
+  log_prob = dist.log_prob(samples)
+  assert log_prob.shape == [2, 3]
+  np.testing.assert_allclose(
+    dist.log_prob(samples[1, 2]), log_prob[1, 2], rtol=1e-5
+  )
+  assert dist.event_shape == [8, 8, 3]
+  assert dist.batch_shape == []
+
+
+def test_same_weights_at_another_size():
+  flow = _chain(dtype=tf.float64)
+  x = _pixels((1, 16, 24, 3), tf.float64)
+  z, _ = flow.inverse_and_log_det(x)
+  np.testing.assert_allclose(flow.forward_and_log_det(z)[0], x, atol=1e-8)
+  unknown = _chain((None, None, 3), num_scales=2, dtype=tf.float64)
+  np.testing.assert_array_equal(unknown.inverse(x), z)
+  big = _distribution(unknown, (24, 8, 3))
+  assert big.sample(2, seed=0).shape == [2, 24, 8, 3]
+
+
+def test_split_latents_by_scale():
+  flow = _chain((16, 16, 1), hidden_channels=1)
+  z = tf.random.stateless_normal([2, 16, 16, 1], [0, 1])
+  latents = flow.split_latents(z)
+  assert [tuple(latent.shape) for latent in latents] == [
+    (2, 8, 8, 2),
+    (2, 4, 4, 4),
+    (2, 4, 4, 4),
+  ]
+  np.testing.assert_array_equal(flow.merge_latents(latents), z)
+  # The finest latents are one colour of the checkerboard.
+  np.testing.assert_array_equal(
+    latents[0], np.stack([z[:, ::2, 1::2, 0], z[:, 1::2, ::2, 0]], axis=-1)
+  )
+  with pytest.raises(ValueError, match='`latents` must have 3 elements.*got 1'):
+    flow.merge_latents([z])
+  vector = tfp_realnvp.RealNVPChain((3,))
+  (only,) = vector.split_latents([1.0, 2.0, 3.0])
+  np.testing.assert_array_equal(only, [1.0, 2.0, 3.0])
+
+
+def test_the_first_factored_out_latents_depend_on_the_first_scale_alone():
+  flow = _chain(dtype=tf.float64)
+  x = _pixels((1, 8, 8, 3), tf.float64)
+  first, last = flow.split_latents(flow.inverse(x))
+  inner = next(
+    b for b in flow.bijectors if isinstance(b, tfp_realnvp.FactorOut)
+  )
+  flow_testing.randomize(inner, seed=5)
+  first_after, last_after = flow.split_latents(flow.inverse(tf.identity(x)))
+  np.testing.assert_array_equal(first_after, first)
+  assert np.abs(last_after - last).max() > 1e-3
+
+
+def test_density_integrates_to_one():
+  flow = _chain((1,), bijectors=[tfb.Scale(2.0), tfb.Shift(1.0)])
+  dist = _distribution(flow, (1,))
+  np.testing.assert_allclose(
+    dist.log_prob([[0.0]]),
+    tfd.Normal(-0.5, 0.5).log_prob([0.0]),
+    rtol=1e-6,
+  )
+  vector = _distribution(
+    _chain((2,), num_couplings=4, dtype=tf.float64, seed=3), (2,)
+  )
+  axis = np.linspace(-12, 12, 601)
+  points = np.array(list(itertools.product(axis, axis)))
+  mass = np.exp(vector.log_prob(points)).sum() * (axis[1] - axis[0]) ** 2
+  np.testing.assert_allclose(mass, 1, atol=0.01)
+
+
+def test_condition():
+  flow = _chain((4, 4, 1), condition_size=2, dtype=tf.float64)
+  dist = _distribution(flow, (4, 4, 1))
+  x = _pixels((2, 4, 4, 1), tf.float64)
+  condition = tf.constant([[1.0, 0.0], [0.0, 1.0]], tf.float64)
+  kwargs = {'bijector_kwargs': {'condition': condition}}
+  log_prob = dist.log_prob(x, **kwargs)
+  one = dist.log_prob(x[1], bijector_kwargs={'condition': condition[1]})
+  np.testing.assert_allclose(log_prob[1], one)
+  other = dist.log_prob(x, bijector_kwargs={'condition': condition[::-1]})
+  assert np.abs(other - log_prob).min() > 1e-3
+  samples = dist.sample([3, 2], seed=0, **kwargs)
+  assert samples.shape == [3, 2, 4, 4, 1]
+  changed = flow.forward(
+    flow.inverse(x, condition=condition), condition=condition[::-1]
+  )
+  assert np.abs(changed - x).max() > 1e-3
+  with pytest.raises(ValueError, match=r'`condition` must be \[\.\.\., 2\]'):
+    dist.log_prob(x)
+  with pytest.raises(ValueError, match=r'`condition` must be \[\.\.\., 2\].*3'):
+    flow.inverse(x, condition=np.zeros([2, 3]))
+  with pytest.raises(ValueError, match='`condition` must be None'):
+    _chain((4, 4, 1), dtype=tf.float64).inverse(x, condition=condition)
+
+
+def test_bfloat16_networks_stay_exactly_invertible():
+  flow = _chain(compute_dtype=tf.bfloat16)
+  x = _pixels((2, 8, 8, 3))
+  z, log_det = flow.inverse_and_log_det(x)
+  assert z.dtype == log_det.dtype == tf.float32
+  back, _ = flow.forward_and_log_det(z)
+  exact = _chain()
+  error = np.abs(exact.forward_and_log_det(exact.inverse(x))[0] - x).max()
+  # A network that rounds differently in the two directions would show.
+  assert np.abs(back - x).max() < max(0.5, 10 * error)
+
+
+def test_lagged_statistics_reach_every_batch_norm():
+  flow = _chain(lagged_batch_norm=True, lagged_network_norm=True)
+  lagged = [m.lagged for m in flow.submodules if hasattr(m, 'lagged')]
+  assert len(lagged) == 10 * 5
+  assert all(lagged)
+
+
+def test_weights_restored_into_a_fresh_model_give_bit_equal_log_prob(tmp_path):
+  dist = _distribution(_chain())
+  x = _pixels((2, 8, 8, 3))
+  path = tf.train.Checkpoint(flow=dist.bijector).save(str(tmp_path / 'ckpt'))
+  names = [name for name, _ in tf.train.list_variables(path)]
+  saved = [n for n in names if n.endswith('VARIABLE_VALUE')]
+  assert len(saved) == len(dist.bijector.variables) + 1  # And the save counter.
+  fresh = _distribution(
+    tfp_realnvp.RealNVPChain((8, 8, 3), num_blocks=1, hidden_channels=2, seed=9)
+  )
+  assert np.all(fresh.log_prob(x) != dist.log_prob(x))
+  tf.train.Checkpoint(flow=fresh.bijector).restore(path).assert_consumed()
+  np.testing.assert_array_equal(fresh.log_prob(x), dist.log_prob(x))
+
+
+def test_same_seed_same_flow():
+  x = _pixels((1, 8, 8, 3))
+  make = lambda seed: _distribution(_chain(seed=seed)).log_prob(x)
+  assert make(1) == make(1)
+  assert make(1) != make(2)
+
+
+def test_copy_overrides_name_and_validate_args_only():
+  flow = _chain()
+  checked = flow.copy(validate_args=True)
+  with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels'):
+    checked.inverse(tf.fill([1, 8, 8, 3], math.nan))
+  with pytest.raises(ValueError, match=r"only override .*got \['num_blocks'\]"):
+    flow.copy(num_blocks=2)
+
+
+@pytest.mark.parametrize(
+  'message, event_shape, kwargs',
+  [
+    (r'`event_shape` must be .* got \(4, 4\)', (4, 4), {}),
+    (r'`event_shape` must be .* got \(4, 4, None\)', (4, 4, None), {}),
+    (
+      r'`event_shape` \(9, 8, 3\) cannot be halved',
+      (9, 8, 3),
+      {'num_scales': 2},
+    ),
+    ('`num_scales` must be given', (None, None, 3), {}),
+    ('`num_scales` must be .* got 0', (8, 8, 3), {'num_scales': 0}),
+    ('`num_scales` is for images only, got 2', (3,), {'num_scales': 2}),
+    ('`num_couplings` is for vectors only', (8, 8, 3), {'num_couplings': 2}),
+    ('`hidden_channels` must be .* got 0', (4, 4, 3), {'hidden_channels': 0}),
+    (r'`event_shape` must end in .* can be split.*\(1,\)', (1,), {}),
+  ],
+)
+def test_constructor_errors(message, event_shape, kwargs):
+  with pytest.raises(ValueError, match=message):
+    tfp_realnvp.RealNVPChain(event_shape, **kwargs)
+
+
+def test_call_errors():
+  dist = _distribution(_chain())
+  with pytest.raises(TypeError, match='`y` must have dtype float32, got int32'):
+    dist.log_prob(tf.zeros([2, 8, 8, 3], tf.int32))
+  with pytest.raises(ValueError, match=r'end in 3 channels.*\(2, 8, 8, 1\)'):
+    dist.log_prob(tf.zeros([2, 8, 8, 1]))
+  with pytest.raises(ValueError, match=r'divisible by `block_size` 2.*9, 8, 3'):
+    dist.log_prob(tf.zeros([2, 9, 8, 3]))
