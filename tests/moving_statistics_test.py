@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_realnvp import moving_statistics
+
+
+def test_first_update_leaves_no_trace_of_the_initial_values():
+  statistics = moving_statistics.MovingStatistics(2, 0.99, tf.float64)
+  np.testing.assert_array_equal(statistics.mean, [0, 0])
+  np.testing.assert_array_equal(statistics.variance, [1, 1])
+  moved = statistics.update(
+    tf.constant([3.0, 4.0], tf.float64), tf.constant([5.0, 6.0], tf.float64)
+  )
+  np.testing.assert_allclose(moved, [[3, 4], [5, 6]])
+  np.testing.assert_allclose(statistics.mean, [3, 4])
+  np.testing.assert_allclose(statistics.variance, [5, 6])
+
+
+def test_in_the_long_run_the_weight_of_the_past_is_the_momentum():
+  statistics = moving_statistics.MovingStatistics(1, 0.9, tf.float64)
+  statistics.num_updates.assign(1000.0)
+  statistics.mean.assign([2.0])
+  statistics.variance.assign([4.0])
+  one = tf.ones([1], tf.float64)
+  mean, variance = statistics.update(one, one)
+  np.testing.assert_allclose(mean, [0.9 * 2 + 0.1])
+  np.testing.assert_allclose(variance, [0.9 * 4 + 0.1])
+  assert statistics.num_updates == 1001
+
+
+def test_no_variable_is_trainable():
+  statistics = moving_statistics.MovingStatistics(1)
+  assert len(statistics.variables) == 3
+  assert not statistics.trainable_variables
+
+
+def test_errors_name_the_argument_and_show_the_value():
+  with pytest.raises(ValueError, match='`num_channels` must be .* got 1.5'):
+    moving_statistics.MovingStatistics(1.5)
+  with pytest.raises(ValueError, match='`momentum` must be .* got -0.1'):
+    moving_statistics.MovingStatistics(1, momentum=-0.1)
