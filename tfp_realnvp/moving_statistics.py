@@ -65,8 +65,9 @@ class MovingStatistics(tf.Module):
       The averages after the update, two `[C]`; gradients go to `mean` and
       `variance` alone.
     """
-    decay = tf.pow(tf.cast(self.momentum, mean.dtype), self.num_updates)
-    momentum = self.momentum * (1 - decay) / (1 - self.momentum * decay)
+    momentum = tf.constant(self.momentum, mean.dtype)
+    decay = tf.pow(momentum, self.num_updates)
+    momentum *= (1 - decay) / (1 - momentum * decay)
     moved_mean = momentum * self.mean + (1 - momentum) * mean
     moved_variance = momentum * self.variance + (1 - momentum) * variance
     self.mean.assign(moved_mean)
