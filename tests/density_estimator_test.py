@@ -19,8 +19,9 @@ def _flow(**kwargs):
 
 
 def _estimator(flow=None, compiled=True, **kwargs):
+  flow = flow or _flow()
   dist = tfd.TransformedDistribution(
-    flow_testing.isotropic_normal((4, 4, 1)), flow or _flow()
+    flow_testing.isotropic_normal((4, 4, 1), flow.dtype), flow
   )
   model = density_estimator.DensityEstimator(dist, seed=0, **kwargs)
   if compiled:
@@ -62,11 +63,12 @@ def test_fit_and_evaluate_any_distribution():
 
 def test_fit_lowers_bits_per_dim_below_uniform():
   model = _estimator()
-  images = _images(200)
-  history = model.fit(images, batch_size=20, epochs=8, verbose=0).history
-  assert history['bits_per_dim'][-1] < history['bits_per_dim'][0] - 0.5
-  held_out = model.evaluate(_images(seed=1), verbose=0, return_dict=True)
-  assert 4 < held_out['bits_per_dim'] < 7  # 40 levels are 5.3 bits.
+  held_out = _images(seed=1)
+  before = model.evaluate(held_out, verbose=0, return_dict=True)
+  model.fit(_images(200), batch_size=20, epochs=4, verbose=0)
+  after = model.evaluate(held_out, verbose=0, return_dict=True)
+  assert before['bits_per_dim'] > 6.5
+  assert 5.3 < after['bits_per_dim'] < 6  # 40 levels are 5.3 bits.
 
 
 def test_evaluation_uses_moving_statistics_and_moves_nothing():
@@ -141,7 +143,7 @@ def test_gradients_are_clipped_by_the_optimizer():
 
 
 def test_uneven_last_batch_counts_by_images():
-  model = _estimator(seed=None)
+  model = _estimator()
   model.fit(_images(), verbose=0)
   images = _images(25)
   whole = model.evaluate(images, batch_size=25, verbose=0, return_dict=True)
@@ -207,7 +209,7 @@ def test_callbacks_and_history(tmp_path):
     verbose=0,
     callbacks=[
       keras.callbacks.CSVLogger(path),
-      keras.callbacks.EarlyStopping('val_bits_per_dim'),
+      keras.callbacks.EarlyStopping('val_bits_per_dim', mode='min'),
       keras.callbacks.TerminateOnNaN(),
     ],
   )
@@ -217,16 +219,25 @@ def test_callbacks_and_history(tmp_path):
   )
 
 
-def test_xla_training_step_agrees():
-  images = _images(10)
+@pytest.mark.parametrize(
+  'dtype, loss_tolerance, tolerance',
+  [(tf.float64, 1e-10, 1e-6), (tf.float32, 1e-4, 0.02)],
+)
+def test_xla_training_step_agrees(dtype, loss_tolerance, tolerance):
   results = []
   for jit_compile in (False, True):
-    model = _estimator(compiled=False)
-    model.compile(keras.optimizers.SGD(1e-3), jit_compile=jit_compile)
-    history = model.fit(images, batch_size=10, shuffle=False, verbose=0).history
-    results.append([history['loss'][0]] + [v.numpy() for v in model.variables])
-  for plain, compiled in zip(*results):
-    np.testing.assert_allclose(compiled, plain, rtol=2e-3, atol=2e-3)
+    model = _estimator(_flow(dtype=dtype), compiled=False)
+    model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
+    before = [v.numpy() for v in model.variables]
+    history = model.fit(_images(10), batch_size=10, shuffle=False, verbose=0)
+    moved = [v.numpy() - b for v, b in zip(model.variables, before)]
+    results.append((history.history['loss'][0], moved))
+  (loss, moved), (loss_xla, moved_xla) = results
+  np.testing.assert_allclose(loss_xla, loss, rtol=loss_tolerance)
+  for plain, compiled in zip(moved, moved_xla):
+    # The step of each variable; batch norm amplifies the rounding of float32.
+    error = np.linalg.norm(compiled - plain)
+    assert error <= tolerance * max(np.linalg.norm(plain), 1e-3)
 
 
 def test_conditional_flow():

@@ -6,7 +6,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import flow_bijector
 from tfp_realnvp import moving_statistics
 
-__all__ = ['DenseNetwork', 'ResidualNetwork']
+__all__ = ['DenseNetwork', 'ResidualNetwork', 'stateless_seed']
 
 _EPSILON = 1e-4  # Of batch normalization.
 
@@ -30,15 +30,14 @@ class _Convolution(tf.Module):
     in_channels,
     out_channels,
     kernel_size,
+    dtype,
+    seed,
     magnitude=None,
     bias=False,
-    dtype=tf.float32,
-    seed=None,
     name='convolution',
   ):
     super().__init__(name=name)
     shape = [kernel_size, kernel_size, in_channels, out_channels]
-    seed = tfp.random.sanitize_seed(seed)
     with self.name_scope:
       self.kernel = tf.Variable(
         tf.random.stateless_normal(shape, seed, stddev=0.05, dtype=dtype),
@@ -175,7 +174,7 @@ class ResidualNetwork(tf.Module):
       compute_dtype: Dtype of the activations, such as `tf.bfloat16`; by default
         `dtype`. Input, output, variables and batch statistics have `dtype`.
       dtype: Dtype of the variables.
-      seed: Seed of the initial kernels, as TFP takes them.
+      seed: `int` or stateless seed, of the initial kernels.
       name: Name of the module.
 
     Raises:
@@ -193,10 +192,12 @@ class ResidualNetwork(tf.Module):
     self._dtype = tf.as_dtype(dtype)
     self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
 
-    seeds = iter(tfp.random.split_seed(seed, n=3 * num_blocks + 3))
+    seeds = iter(
+      tfp.random.split_seed(stateless_seed(seed), n=3 * num_blocks + 3)
+    )
 
     def convolution(*args, **kwargs):
-      return _Convolution(*args, dtype=dtype, seed=next(seeds), **kwargs)
+      return _Convolution(*args, dtype, next(seeds), **kwargs)
 
     def norm(channels, name):
       return _BatchNorm(channels, momentum, lagged, dtype, name)
@@ -298,7 +299,7 @@ class DenseNetwork(tf.Module):
       initial_magnitude: `float`, the magnitude of the log-scale at the start.
       compute_dtype: Dtype of the activations; by default `dtype`.
       dtype: Dtype of input, output and variables.
-      seed: Seed of the initial weights, as TFP takes them.
+      seed: `int` or stateless seed, of the initial weights.
       name: Name of the module.
 
     Raises:
@@ -316,7 +317,7 @@ class DenseNetwork(tf.Module):
     self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
     sizes = [in_size + (condition_size or 0)] + [hidden_size] * num_layers
     sizes.append(2 * out_size)
-    seeds = tfp.random.split_seed(seed, n=num_layers + 1)
+    seeds = tfp.random.split_seed(stateless_seed(seed), n=num_layers + 1)
     with self.name_scope:
       self.kernels = [
         tf.Variable(
@@ -356,6 +357,14 @@ class DenseNetwork(tf.Module):
       x = tf.matmul(x, tf.cast(kernel, x.dtype)) + tf.cast(bias, x.dtype)
     shift, raw = tf.split(tf.cast(x, self._dtype), 2, axis=-1)
     return shift, self.magnitude * tf.tanh(raw)
+
+
+def stateless_seed(seed):
+  """Returns a stateless seed; the same `int` always gives the same one.
+
+  (For an `int`, TFP's own `sanitize_seed` gives another one at every call.)
+  """
+  return tfp.random.sanitize_seed([0, seed] if isinstance(seed, int) else seed)
 
 
 def _check_sizes(**sizes):

@@ -104,7 +104,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
         instead of those that the arguments above describe. `copy` hands over
         its own.
       dtype: Dtype of events and variables.
-      seed: Seed of the initial weights, as TFP takes them.
+      seed: `int` or stateless seed, of the initial weights.
       validate_args: Python `bool`, whether to check values at run time.
       name: Name of the bijector.
 
@@ -312,7 +312,7 @@ class _Builder:
       'dtype': dtype,
     }
     self._bijector = {'dtype': dtype, 'validate_args': validate_args}
-    self._seed = tfp.random.sanitize_seed(seed)
+    self._seed = network.stateless_seed(seed)
     self._num_couplings = itertools.count()
 
   def scales(self, channels, num_scales, scale=0):
