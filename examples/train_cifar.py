@@ -314,6 +314,7 @@ def main(argv):
       history = model.fit(
         batches, steps_per_epoch=until - step, callbacks=[checkpoints]
       )
+      checkpoints.save()
       metrics = {f'train_{k}': v[0] for k, v in history.history.items()}
       metrics |= evaluate(model, test)
       metrics['seconds'] = time.time() - start
@@ -321,7 +322,6 @@ def main(argv):
       write_samples(
         model_dir, writer, until, model, test[:_NUM_SAMPLES], num_levels
       )
-      checkpoints.save()
   except KeyboardInterrupt:
     checkpoints.save()
     print(f'Stopped at step {checkpoints.step}, and saved.')

@@ -10,6 +10,7 @@ from tests import flow_testing
 import tfp_realnvp
 from tfp_realnvp import density_estimator
 
+tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
@@ -92,6 +93,23 @@ def test_training_moves_statistics_once_a_step():
   counts = [v for v in model.variables if 'num_updates' in v.name]
   assert {v.numpy() for v in counts} == {5.0}
   assert model.optimizer.iterations == 5
+
+
+def test_training_reaches_flows_inside_chains_and_inversions():
+  norms = [tfp_realnvp.BatchNormBijector(2, name=f'norm_{i}') for i in (0, 1)]
+  bijector = tfb.Chain(
+    [tfb.Shift(1.0), tfb.Invert(norms[0]), tfb.Chain([tfb.Invert(norms[1])])]
+  )
+  model = density_estimator.DensityEstimator(
+    tfd.TransformedDistribution(flow_testing.isotropic_normal((2,)), bijector),
+    num_levels=None,
+  )
+  x = tf.constant([[1.0, 2.0], [3.0, 6.0]])
+  model.call(x)
+  assert [n.statistics.num_updates for n in norms] == [0, 0]
+  model.call(x, training=True)
+  assert [n.statistics.num_updates for n in norms] == [1, 1]
+  np.testing.assert_allclose(norms[0].statistics.mean, [1.0, 3.0])
 
 
 def test_noise_is_fresh_and_on_the_unit_interval():

@@ -44,9 +44,10 @@ class DensityEstimator(keras.Model):
   - in evaluation, `non_finite`: how many images had a log-likelihood of NaN or
     infinity. They are not left out of the means.
 
-  Training passes `training=True` to a `FlowBijector`, so that batch
-  normalization uses batch statistics; evaluation uses the moving ones. Compile
-  without a loss:
+  Training passes `training=True` to the `FlowBijector`s of a
+  `tfd.TransformedDistribution`, inside `tfb.Chain` and `tfb.Invert` too, so
+  that batch normalization uses batch statistics; evaluation uses the moving
+  ones. Compile without a loss:
 
   ```python
   model = DensityEstimator(dist, l2_coefficient=5e-5,
@@ -206,12 +207,9 @@ class DensityEstimator(keras.Model):
     return self._l2_coefficient * sum(squares)
 
   def _log_prob_kwargs(self, condition, training):
-    kwargs = {}
-    if condition is not None:
-      kwargs['condition'] = condition
+    kwargs = {'training': training, 'condition': condition}
     bijector = getattr(self.distribution, 'bijector', None)
-    if training and isinstance(bijector, flow_bijector.FlowBijector):
-      kwargs['training'] = True
+    kwargs = _bijector_kwargs(bijector, kwargs)
     return {'bijector_kwargs': kwargs} if kwargs else {}
 
   def _dequantize(self, x):
@@ -231,3 +229,16 @@ class DensityEstimator(keras.Model):
       tf.shape(x), dtype=dtype.name, seed=self._seed_generator
     )
     return pixels.dequantize(x, noise, self._num_levels)
+
+
+def _bijector_kwargs(bijector, kwargs):
+  """Hands `kwargs` to every `FlowBijector`, the way TFP nests arguments."""
+  if isinstance(bijector, flow_bijector.FlowBijector):
+    return kwargs
+  if hasattr(bijector, 'bijectors'):  # A composition takes them by name.
+    parts = tf.nest.flatten(bijector.bijectors)
+    nested = {part.name: _bijector_kwargs(part, kwargs) for part in parts}
+    return {name: value for name, value in nested.items() if value}
+  if hasattr(bijector, 'bijector'):  # `tfb.Invert` hands them on.
+    return _bijector_kwargs(bijector.bijector, kwargs)
+  return {}
