@@ -75,6 +75,13 @@ for _name, _help in {
 flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', 1)
 flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
 flags.DEFINE_float('learning_rate', 1e-3, 'Of Adam.', lower_bound=0)
+flags.DEFINE_integer(
+  'cooldown_steps',
+  0,
+  'Last steps, over which the learning rate falls linearly to 0. The paper '
+  'keeps it constant.',
+  lower_bound=0,
+)
 flags.DEFINE_float('clip_norm', 100.0, 'Global norm gradients are clipped at.')
 flags.DEFINE_float('l2_coefficient', 5e-5, 'L2, on the scale parameters.')
 flags.DEFINE_float('momentum', 0.9, 'Of the moving batch statistics.')
@@ -111,18 +118,24 @@ def load_cifar10(data_dir):
   """Returns CIFAR-10 through TFDS: train and test images, [32, 32, 3]."""
   import tensorflow_datasets as tfds
 
-  try:
-    train, test = tfds.load(
-      'cifar10', split=['train', 'test'], data_dir=data_dir, batch_size=-1
+  builder = tfds.builder('cifar10', data_dir=data_dir)
+  if not builder.is_prepared():
+    advice = (
+      f'CIFAR-10 is not prepared in --data_dir={builder.data_dir_root}. '
+      'Without a network, run `tfds build cifar10` where there is one, copy '
+      'the folder here and name it with --data_dir; or train on '
+      '--dataset=digits.'
     )
-  except Exception as error:  # TFDS lets through whatever its download raises.
-    raise SystemExit(
-      f'CIFAR-10 is not prepared in --data_dir={data_dir} and could not be '
-      f'downloaded: {error}\nWithout a network, run `tfds build cifar10` where '
-      'there is one, copy the folder here and name it with --data_dir; or '
-      'train on --dataset=digits.'
-    ) from error
-  return train['image'].numpy(), test['image'].numpy()
+    logging.info('%s Downloading it; TFDS retries for some minutes.', advice)
+    try:
+      builder.download_and_prepare()
+    except Exception as error:  # TFDS lets through what its download raises.
+      raise SystemExit(f'{advice} Downloading failed: {error}') from error
+  splits = builder.as_dataset(split=['train', 'test'], batch_size=1000)
+  return tuple(
+    np.concatenate([batch['image'] for batch in split.as_numpy_iterator()])
+    for split in splits
+  )
 
 
 def training_data(images, batch_size, flip, seed):
@@ -213,6 +226,22 @@ class Checkpoints(keras.callbacks.Callback):
   def on_train_batch_end(self, batch, logs=None):
     if self.step % self._every == 0:
       self.save()
+
+
+class Cooldown(keras.callbacks.Callback):
+  """Lets the learning rate fall linearly to 0 over the last steps."""
+
+  def __init__(self, learning_rate, num_steps, cooldown_steps):
+    super().__init__()
+    self._learning_rate = learning_rate
+    self._num_steps = num_steps
+    self._cooldown_steps = cooldown_steps
+
+  def on_train_batch_begin(self, batch, logs=None):
+    optimizer = self.model.optimizer
+    left = self._num_steps - int(optimizer.iterations)
+    share = min(1.0, left / self._cooldown_steps) if self._cooldown_steps else 1
+    optimizer.learning_rate = self._learning_rate * share
 
 
 def prepare_model_dir(model_dir):
@@ -306,13 +335,16 @@ def main(argv):
     seed=FLAGS.seed + checkpoints.step,
   )
   writer = tf.summary.create_file_writer(str(model_dir))
+  cooldown = Cooldown(
+    FLAGS.learning_rate, FLAGS.num_steps, FLAGS.cooldown_steps
+  )
   every, start = FLAGS.evaluate_every, time.time()
   try:
     while checkpoints.step < FLAGS.num_steps:
       step = checkpoints.step
       until = min((step // every + 1) * every, FLAGS.num_steps)
       history = model.fit(
-        batches, steps_per_epoch=until - step, callbacks=[checkpoints]
+        batches, steps_per_epoch=until - step, callbacks=[cooldown, checkpoints]
       )
       checkpoints.save()
       metrics = {f'train_{k}': v[0] for k, v in history.history.items()}

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from examples import train_cifar
 
@@ -174,16 +175,21 @@ def test_a_model_dir_that_cannot_be_written_is_named(tmp_path):
   assert f'--model_dir={tmp_path}/file/dir cannot be written' in output
 
 
-def test_cifar10_that_is_not_there_is_named(tmp_path):
-  output = _run(
-    f'--data_dir={tmp_path}/data', f'--model_dir={tmp_path}/model', expect=1
+def test_cifar10_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):
+  def fail(self):
+    raise ConnectionError('no route to host')
+
+  monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fail)
+  with pytest.raises(SystemExit) as error:
+    train_cifar.load_cifar10(str(tmp_path))
+  assert f'CIFAR-10 is not prepared in --data_dir={tmp_path}' in str(
+    error.value
   )
-  assert f'CIFAR-10 is not prepared in --data_dir={tmp_path}/data' in output
-  assert '--dataset=digits' in output
+  assert '--dataset=digits' in str(error.value)
+  assert 'no route to host' in str(error.value)
 
 
 def test_cifar10_through_mock_data():
-  tfds = pytest.importorskip('tensorflow_datasets')
   with tfds.testing.mock_data(num_examples=7):
     train, test = train_cifar.load_cifar10(None)
   assert train.shape == test.shape == (7, 32, 32, 3)
