@@ -344,7 +344,10 @@ def main(argv):
       step = checkpoints.step
       until = min((step // every + 1) * every, FLAGS.num_steps)
       history = model.fit(
-        batches, steps_per_epoch=until - step, callbacks=[cooldown, checkpoints]
+        batches,
+        steps_per_epoch=until - step,
+        shuffle=False,
+        callbacks=[cooldown, checkpoints],
       )
       checkpoints.save()
       metrics = {f'train_{k}': v[0] for k, v in history.history.items()}

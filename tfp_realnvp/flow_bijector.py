@@ -168,9 +168,9 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
       dtype = tf.as_dtype(value.dtype)
       if dtype != self.dtype:
         raise TypeError(
-          f'`{name}` must have dtype {self.dtype.name}, got {dtype.name}: '
-          f'{value!r}. Cast it first; integer pixels also need uniform noise '
-          'on [0, 1) added to them.'
+          f'`{name}` must have dtype {self.dtype.name}, got {dtype.name} of '
+          f'shape {value.shape}. Cast it first; integer pixels also need '
+          'uniform noise on [0, 1) added to them.'
         )
     value = tf.convert_to_tensor(value, dtype=self.dtype, name=name)
     if value.shape.rank is None:
