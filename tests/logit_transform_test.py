@@ -31,6 +31,19 @@ def test_far_latents_go_slightly_beyond_the_range():
   np.testing.assert_allclose(far, [-256 / 18, 256 + 256 / 18], rtol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
+def test_what_far_latents_become_has_a_finite_density(dtype):
+  bijector = logit_transform.LogitTransform(dtype=dtype)
+  far = tf.constant([-1000.0, -40.0, -17.0, 17.0, 40.0, 1000.0], dtype)
+  y, fldj = bijector.forward_and_log_det(bijector.inverse(far))
+  assert np.isfinite(y).all()
+  assert np.isfinite(fldj).all()
+  assert np.all(np.sign(y) == np.sign(far))
+  # What no latent becomes is not hidden.
+  y, _ = bijector.forward_and_log_det(tf.constant([-15.0, 271.0], dtype))
+  assert np.isnan(y).all()
+
+
 def test_is_increasing():
   assert logit_transform.LogitTransform()._internal_is_increasing()
 

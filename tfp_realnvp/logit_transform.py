@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp import flow_bijector
@@ -21,7 +22,8 @@ class LogitTransform(flow_bijector.FlowBijector):
   The paper prints `p = alpha + (1 - alpha) x / 256`, which is infinite at the
   top; its authors' code, and this, map onto `[alpha, 1 - alpha]`. A latent far
   out is taken slightly beyond `[0, num_levels)`, never farther than
-  `alpha / (1 - 2 alpha) num_levels` on either side.
+  `alpha / (1 - 2 alpha) num_levels` on either side. Pixels are dense there:
+  what a latent beyond 30 (float32: 10) loses by rounding cannot be got back.
   """
 
   def __init__(
@@ -84,7 +86,7 @@ class LogitTransform(flow_bijector.FlowBijector):
       x = pixels.assert_on_range(x, self._num_levels)
     slope = (1 - 2 * self._alpha) / self._num_levels
     p = self._alpha + slope * x
-    log_p, log_1mp = tf.math.log(p), tf.math.log1p(-p)
+    log_p, log_1mp = _log(p), _log(1 - p)
     return log_p - log_1mp, math.log(slope) - log_p - log_1mp
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
@@ -93,3 +95,9 @@ class LogitTransform(flow_bijector.FlowBijector):
     x = (tf.sigmoid(y) - self._alpha) / slope
     ildj = -math.log(slope) - tf.math.softplus(-y) - tf.math.softplus(y)
     return x, ildj
+
+
+def _log(p):
+  """log(p), finite where only rounding has made `p` zero or negative."""
+  rounding = p.dtype.as_numpy_dtype(4 * np.finfo(p.dtype.as_numpy_dtype).eps)
+  return tf.math.log(tf.where(tf.abs(p) < rounding, rounding, p))
