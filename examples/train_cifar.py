@@ -80,8 +80,8 @@ flags.DEFINE_float('learning_rate', 1e-3, 'Of Adam.', lower_bound=0)
 flags.DEFINE_integer(
   'cooldown_steps',
   None,
-  'Last steps, over which the learning rate falls linearly to 0. By default 200 '
-  'for digits, and none for CIFAR-10, as in the paper.',
+  'Last steps, over which the learning rate falls linearly to 0. By default '
+  'none for CIFAR-10, as in the paper, and 200 for digits.',
   lower_bound=0,
 )
 flags.DEFINE_float('clip_norm', 100.0, 'Global norm gradients are clipped at.')
