@@ -239,15 +239,18 @@ def test_callbacks_and_history(tmp_path):
 
 @pytest.mark.parametrize(
   'dtype, loss_tolerance, tolerance',
-  [(tf.float64, 1e-10, 1e-6), (tf.float32, 1e-4, 0.02)],
+  # Keras metrics are float32, whatever the model is.
+  [(tf.float64, 1e-6, 1e-6), (tf.float32, 1e-4, 0.02)],
 )
 def test_xla_training_step_agrees(dtype, loss_tolerance, tolerance):
   results = []
   for jit_compile in (False, True):
-    model = _estimator(_flow(dtype=dtype), compiled=False)
+    # Without dequantization: XLA draws other noise.
+    model = _estimator(_flow(dtype=dtype), compiled=False, num_levels=None)
     model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
     before = [v.numpy() for v in model.variables]
-    history = model.fit(_images(10), batch_size=10, shuffle=False, verbose=0)
+    images = _images(10) + np.float32(0.5)
+    history = model.fit(images, batch_size=10, shuffle=False, verbose=0)
     moved = [v.numpy() - b for v, b in zip(model.variables, before)]
     results.append((history.history['loss'][0], moved))
   (loss, moved), (loss_xla, moved_xla) = results
