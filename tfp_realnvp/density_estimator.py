@@ -157,7 +157,8 @@ class DensityEstimator(keras.Model):
 
     Args:
       optimizer: Keras optimizer, or its name.
-      jit_compile: Python `bool`, whether to compile the steps with XLA.
+      jit_compile: Python `bool`, whether to compile the steps with XLA, which
+        draws other noise and drops the check that `x` holds pixels.
       **kwargs: Those of `keras.Model.compile`, but `loss`.
 
     Raises:
