@@ -1,10 +1,10 @@
 """Trains Real NVP on CIFAR-10, by default with the paper's recipe.
 
-    python examples/train_cifar.py --model_dir=/tmp/cifar
+    python examples/train_cifar.py --model_dir=runs/cifar10
 
 or, without a network and in minutes, on the digits that ship with scikit-learn:
 
-    python examples/train_cifar.py --dataset=digits --model_dir=/tmp/digits
+    python examples/train_cifar.py --dataset=digits --model_dir=runs/digits
 
 Writes to --model_dir: checkpoints, metrics.csv, TensorBoard summaries, a
 picture of samples beside real images every --evaluate_every steps, and the
