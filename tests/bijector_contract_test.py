@@ -26,6 +26,14 @@ def _jacobian_log_det(function, x):
   return np.linalg.slogdet(jacobian.numpy())[1]
 
 
+def _assert_log_det_of_jacobian(case, bijector, x, log_det):
+  for event, value in zip(x, log_det):
+    expected = _jacobian_log_det(
+      lambda e: case.to_latent(bijector, e)[0], event
+    )
+    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-8)
+
+
 def test_round_trip(name):
   case = flow_testing.CASES[name]
   bijector, x = case.bijector(), case.data()
@@ -44,11 +52,7 @@ def test_log_det_is_that_of_the_automatic_jacobian(name):
   case = flow_testing.CASES[name]
   bijector, x = case.bijector(), case.data()
   _, log_det = case.to_latent(bijector, x)
-  for event, value in zip(x, log_det):
-    expected = _jacobian_log_det(
-      lambda e: case.to_latent(bijector, e)[0], event
-    )
-    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-8)
+  _assert_log_det_of_jacobian(case, bijector, x, log_det)
 
 
 def test_log_det_in_training_is_that_of_the_batch_statistics(name):
@@ -58,11 +62,7 @@ def test_log_det_in_training_is_that_of_the_batch_statistics(name):
   # Momentum 0: the moving statistics now are those of the batch, so that
   # evaluation holds them constant.
   np.testing.assert_allclose(case.to_latent(bijector, x)[0], z, atol=1e-9)
-  for event, value in zip(x, log_det):
-    expected = _jacobian_log_det(
-      lambda e: case.to_latent(bijector, e)[0], event
-    )
-    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-8)
+  _assert_log_det_of_jacobian(case, bijector, x, log_det)
 
 
 def test_float32_is_near_float64(name):
