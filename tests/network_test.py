@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,42 +10,41 @@ from tfp_realnvp import network
 
 
 def _reference(net, x, mask):
-  """The residual network in evaluation, from its variables in NumPy terms."""
+  """The residual network in evaluation, as section 4.1 has it, in NumPy."""
 
-  def convolve(convolution, x):
-    kernel = convolution.kernel.numpy()
-    kernel /= np.sqrt((kernel**2).sum((0, 1, 2)))
-    if convolution.magnitude is not None:
-      kernel *= convolution.magnitude.numpy()
+  def convolve(x, kernel, magnitude=1.0):
+    kernel = kernel.numpy()
+    kernel = kernel / np.sqrt((kernel**2).sum((0, 1, 2))) * magnitude
     y = np.zeros(x.shape[:3] + kernel.shape[3:])
-    size = kernel.shape[0]
-    reach = size // 2
+    reach = kernel.shape[0] // 2
     padded = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
-    for dy in range(size):
-      for dx in range(size):
+    for dy in range(kernel.shape[0]):
+      for dx in range(kernel.shape[1]):
         window = padded[:, dy : dy + x.shape[1], dx : dx + x.shape[2]]
         y += window @ kernel[dy, dx]
-    return y + (0 if convolution.bias is None else convolution.bias.numpy())
+    return y
 
-  def normalize(norm, x):
-    mean, variance = norm.statistics.mean, norm.statistics.variance
-    return (x - mean) / np.sqrt(variance + 1e-4) + norm.offset
+  def normalize(x, offset, mean, variance):
+    return (x - mean) / np.sqrt(variance + 1e-4) + offset
 
   def relu(x):
     return np.maximum(x, 0)
 
-  x = normalize(net.input_norm, x)
+  norms = iter(zip(net.offsets, net.statistics.mean, net.statistics.variance))
+  skips = list(zip(net.skip_kernels, net.skip_magnitudes))
+  statistics = net.input_statistics
+  x = normalize(x, net.input_offset, statistics.mean, statistics.variance)
   plane = np.broadcast_to(mask, x.shape[:3] + (1,))
-  x = convolve(net.input_convolution, relu(np.concatenate([x, -x, plane], -1)))
-  skip_sum = convolve(net.skips[0], x)
-  for block, skip in zip(net.blocks, net.skips[1:]):
-    y = x
-    for norm, convolution in zip(block.norms, block.convolutions):
-      y = convolve(convolution, relu(normalize(norm, y)))
-    x = x + y
-    skip_sum = skip_sum + convolve(skip, x)
-  y = relu(normalize(net.output_norm, skip_sum))
-  shift, raw = np.split(convolve(net.output_convolution, y), 2, axis=-1)
+  x = convolve(relu(np.concatenate([x, -x, plane], -1)), net.input_kernel)
+  skip_sum = convolve(x, *skips[0])
+  for i, skip in enumerate(skips[1:]):
+    y = convolve(relu(normalize(x, *next(norms))), net.first_kernels[i])
+    y = relu(normalize(y, *next(norms)))
+    x = x + convolve(y, net.second_kernels[i], net.second_magnitudes[i])
+    skip_sum = skip_sum + convolve(x, *skip)
+  y = relu(normalize(skip_sum, *next(norms)))
+  y = convolve(y, net.output_kernel, net.output_magnitude) + net.output_bias
+  shift, raw = np.split(y, 2, axis=-1)
   return shift, net.magnitude.numpy() * np.tanh(raw)
 
 
@@ -60,22 +61,96 @@ def test_residual_network_against_numpy():
 
 
 @pytest.mark.parametrize('lagged', [False, True])
-def test_batch_norm_in_training_normalizes_and_moves_once(lagged):
+@pytest.mark.parametrize(
+  'dtype, tolerance', [(tf.float32, 1e-4), (tf.float64, 1e-9)]
+)
+def test_batch_norm_normalizes(lagged, dtype, tolerance):
   x = np.random.default_rng(0).normal(3, 2, [4, 5, 6, 3])
-  mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-  for dtype, tolerance in ((tf.float32, 1e-4), (tf.float64, 1e-9)):
-    norm = network._BatchNorm(3, 0.9, lagged, dtype)
-    norm.offset.assign([1.0, 2.0, 3.0])
-    y = norm(tf.constant(x, dtype), training=True)
-    expected = (x - mean) / np.sqrt(variance + 1e-4) + [1.0, 2.0, 3.0]
-    np.testing.assert_allclose(y, expected, atol=tolerance)
-    np.testing.assert_allclose(norm.statistics.mean, mean, rtol=tolerance)
-    np.testing.assert_allclose(
-      norm.statistics.variance, variance, rtol=tolerance
+  batch = x.mean((0, 1, 2)), x.var((0, 1, 2))
+  moving = [np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]), 0.25]
+  offset = np.array([1.0, -2.0, 3.0])
+  blended = [0.75 * m + 0.25 * b for m, b in zip(moving, batch)]
+  for training in (True, False):
+    y, statistics = network._batch_norm(
+      tf.constant(x, dtype),
+      tf.constant(offset, dtype),
+      [tf.constant(value, dtype) for value in moving],
+      training,
+      lagged,
     )
-    assert norm.statistics.num_updates == 1
-    again = norm(tf.constant(x, dtype), training=False)
-    np.testing.assert_allclose(again, y, atol=tolerance)
+    if training:
+      np.testing.assert_allclose(statistics, batch, rtol=tolerance)
+    mean, variance = (blended if lagged else batch) if training else moving[:2]
+    expected = (x - mean) / np.sqrt(variance + 1e-4) + offset
+    np.testing.assert_allclose(y, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_training_moves_the_statistics_of_every_layer_once(recompute):
+  net = network.ResidualNetwork(1, 1, 4, 2, recompute=recompute, seed=0)
+  x = tf.random.stateless_normal([8, 6, 6, 1], [0, 1], mean=5.0)
+  with tf.GradientTape() as tape:
+    trained = net(x, training=True)
+    loss = tf.reduce_sum(trained[0] + trained[1])
+  assert None not in tape.gradient(loss, net.trainable_variables)
+  assert net.input_statistics.num_updates == net.statistics.num_updates == 1
+  # After one batch its statistics are the moving ones, of every layer.
+  np.testing.assert_allclose(net(x), trained, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'wrap', [lambda f: f, tf.function, lambda f: tf.function(f, jit_compile=True)]
+)
+@pytest.mark.parametrize('lagged', [False, True])
+def test_recomputation_changes_no_gradient_and_no_average(lagged, wrap):
+  x = tf.random.stateless_normal([4, 6, 6, 3], [0, 1])
+  condition = tf.random.stateless_normal([4, 2], [0, 2])
+  results = []
+  for recompute in (False, True):
+    net = flow_testing.randomize(
+      network.ResidualNetwork(
+        3,
+        3,
+        8,
+        2,
+        lagged=lagged,
+        recompute=recompute,
+        condition_size=2,
+        mask=mask_lib.checkerboard_mask,
+        seed=0,
+      )
+    )
+
+    def gradients(net=net):
+      with tf.GradientTape() as tape:
+        tape.watch([x, condition])
+        shift, log_scale = net(x, condition, training=True)
+        loss = tf.reduce_sum(shift**2 + 3 * log_scale)
+      return tape.gradient(loss, [x, condition, *net.trainable_variables])
+
+    results.append([*wrap(gradients)(), *net.non_trainable_variables])
+  for kept, recomputed in zip(*results):
+    scale = np.abs(kept).max()
+    np.testing.assert_allclose(recomputed, kept, atol=1e-5 * scale)
+  for kept, recomputed in zip(*(result[-6:] for result in results)):
+    np.testing.assert_array_equal(recomputed, kept)
+
+
+def test_recomputation_runs_each_convolution_once_more():
+  def gradients(net, x):
+    with tf.GradientTape() as tape:
+      shift, log_scale = net(x, training=True)
+      loss = tf.reduce_sum(shift + log_scale)
+    return tape.gradient(loss, net.trainable_variables)
+
+  counts = []
+  for recompute in (False, True):
+    net = network.ResidualNetwork(3, 3, 8, 2, recompute=recompute)
+    function = functools.partial(gradients, net)
+    x = tf.ones([2, 4, 4, 3])
+    counts.append(flow_testing.count_ops(function, 'Conv2D', x))
+  # Of the input, two blocks with two and a skip each, the output.
+  assert counts == [8, 16]
 
 
 def test_bfloat16_activations_leave_the_rest_in_float32():

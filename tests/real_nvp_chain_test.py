@@ -72,7 +72,7 @@ def test_masks_alternate_and_hidden_channels_double():
         visit(bijector.bijector.bijectors)
       if isinstance(bijector, tfp_realnvp.AffineCoupling):
         network = bijector.shift_and_log_scale_fn
-        hidden.append(network.output_norm.offset.shape[0])
+        hidden.append(network.output_kernel.shape[-2])
         if callable(bijector.mask):
           parities.append(int(bijector.mask((2, 2, 1))[0, 1, 0]))
           assert network.magnitude == 0
@@ -102,8 +102,11 @@ def test_scale_parameters_are_the_magnitudes():
   flow = tfp_realnvp.RealNVPChain((4, 4, 1), num_blocks=2, hidden_channels=2)
   expected = {v.ref() for v in flow.variables if 'magnitude' in v.name}
   assert {v.ref() for v in flow.scale_parameters} == expected
-  # Of each of 4 couplings: log-scale, output, 2 blocks, 3 skips.
-  assert len(expected) == len(flow.scale_parameters) == 4 * 7
+  # Of each of 4 couplings: log-scale, output, blocks, skips.
+  assert len(expected) == len(flow.scale_parameters) == 4 * 4
+  # 2 output channels; 2 hidden ones in each of 2 blocks and 3 skips.
+  size = sum(tf.size(v) for v in flow.scale_parameters)
+  assert size == 4 * (1 + 2 + 2 * 2 + 3 * 2)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +145,9 @@ def test_exactness_of_the_papers_architectures(kwargs, dtype, tolerance):
 def test_one_pass_in_graphs():
   flow = _chain()
   dist = _distribution(flow)
-  num_layers = sum(
-    type(module).__name__ == '_Convolution' for module in flow.submodules
-  )
-  assert num_layers == 10 * (1 + 2 + 2 + 1)
+  # Of 10 networks: the input's, one block with its skip, the output's. (The
+  # second skip is a part of the block's second convolution.)
+  num_convolutions = 10 * (1 + 2 + 1 + 1)
   x = tf.TensorSpec([None, 8, 8, 3])
   train = {'bijector_kwargs': {'training': True}}
   chain = tfd.TransformedDistribution(
@@ -159,7 +161,7 @@ def test_one_pass_in_graphs():
     (chain.log_prob, x),
     (lambda: chain.experimental_sample_and_log_prob(2, seed=1),),
   ]:
-    assert flow_testing.count_ops(function, 'Conv2D', *args) == num_layers
+    assert flow_testing.count_ops(function, 'Conv2D', *args) == num_convolutions
 
 
 def test_one_pass_eagerly():
@@ -200,8 +202,8 @@ def test_moving_averages_move_once_per_call(mode):
     log_prob = tf.function(log_prob, jit_compile=mode == 'xla')
   x = _pixels((4, 8, 8, 3))
   counts = [v for v in flow.variables if 'num_updates' in v.name]
-  # 10 couplings: their batch norm, and 4 in each network.
-  assert len(counts) == 10 * 5
+  # 10 couplings: their batch norm; in each network the input's, the others.
+  assert len(counts) == 10 * 3
   before = [v.numpy() for v in flow.variables if 'moving_mean' in v.name]
   for calls in (1, 2):
     log_prob(x)
@@ -380,7 +382,7 @@ def test_bfloat16_networks_stay_exactly_invertible():
 def test_lagged_statistics_reach_every_batch_norm():
   flow = _chain(lagged_batch_norm=True, lagged_network_norm=True)
   lagged = [m.lagged for m in flow.submodules if hasattr(m, 'lagged')]
-  assert len(lagged) == 10 * 5
+  assert len(lagged) == 10 * 2
   assert all(lagged)
 
 

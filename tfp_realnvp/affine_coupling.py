@@ -21,8 +21,8 @@ class AffineCoupling(flow_bijector.FlowBijector):
   the mask. One that varies over the last dimension only (`channel_mask`) splits
   it: the network sees the channels that are kept and gives shift and log-scale
   of the others (eq. 7). With any other (`checkerboard_mask`), the network sees
-  the whole event, zero where `b` is False, and what it gives where `b` is True
-  is not used.
+  the whole event, zero where `b` is False, and what it gives where `b` is True,
+  which must be finite, is not used.
 
   #### Examples
 
@@ -137,7 +137,7 @@ class AffineCoupling(flow_bijector.FlowBijector):
     self._check_shape(x.shape, mask.shape)
     if self._channel_partition is not None:
       return self._channel_partition
-    return _SpatialPartition(mask, x.shape[-1])
+    return _SpatialPartition(mask, x.shape[-1], x.dtype)
 
   def _shift_and_log_scale(self, kept, training, condition):
     """Calls the network on `kept`, all of its batch dimensions made one."""
@@ -223,20 +223,21 @@ class _ChannelPartition:
 class _SpatialPartition:
   """The whole event, with the other part masked out."""
 
-  def __init__(self, mask, num_channels):
-    self._mask = mask
+  def __init__(self, mask, num_channels, dtype):
+    self._kept = tf.cast(mask, dtype)
     self._num_channels = num_channels
 
   def split(self, x):
-    return tf.where(self._mask, x, tf.zeros([], x.dtype)), x
+    return x * self._kept, x
 
   def fit(self, value):
     """Zeros what the network gives for the part kept."""
-    value = _check_channels(value, self._num_channels)
-    return tf.where(self._mask, tf.zeros([], value.dtype), value)
+    return _check_channels(value, self._num_channels) * (1 - self._kept)
 
   def join(self, kept, changed):
-    return tf.where(self._mask, kept, changed)
+    """The part kept was scaled by 1 and shifted by 0."""
+    del kept
+    return changed
 
 
 def _check_channels(value, num_channels):

@@ -1,5 +1,9 @@
 """The networks of the couplings: residual for images, dense for vectors."""
 
+import functools
+import itertools
+import math
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -9,118 +13,13 @@ from tfp_realnvp import moving_statistics
 __all__ = ['DenseNetwork', 'ResidualNetwork', 'stateless_seed']
 
 _EPSILON = 1e-4  # Of batch normalization.
+_TINY = 1e-12  # Keeps the direction of a kernel of zeros finite.
 
 # The magnitudes of weight normalization at the start. Networks that start small
 # learn faster: on CIFAR-10 images, held-out bits/dim after 100 steps were 4.71,
 # with magnitudes of 1 4.85.
 _INNER_MAGNITUDE = 0.5
 _OUTPUT_MAGNITUDE = 0.3
-
-
-class _Convolution(tf.Module):
-  """Weight-normalized convolution (Salimans and Kingma, 2016), stride 1.
-
-  The kernel is divided by its norm over all but the output axis. A learned
-  magnitude per output channel (given its initial value), and a bias, are there
-  on request: batch normalization that follows would undo both.
-  """
-
-  def __init__(
-    self,
-    in_channels,
-    out_channels,
-    kernel_size,
-    dtype,
-    seed,
-    magnitude=None,
-    bias=False,
-    name='convolution',
-  ):
-    super().__init__(name=name)
-    shape = [kernel_size, kernel_size, in_channels, out_channels]
-    with self.name_scope:
-      self.kernel = tf.Variable(
-        tf.random.stateless_normal(shape, seed, stddev=0.05, dtype=dtype),
-        name='kernel',
-      )
-      self.magnitude = self.bias = None
-      if magnitude is not None:
-        self.magnitude = tf.Variable(
-          tf.fill([out_channels], tf.cast(magnitude, dtype)), name='magnitude'
-        )
-      if bias:
-        self.bias = tf.Variable(tf.zeros([out_channels], dtype), name='bias')
-
-  def __call__(self, x):
-    kernel = tf.math.l2_normalize(self.kernel, axis=[0, 1, 2])
-    if self.magnitude is not None:
-      kernel *= self.magnitude
-    y = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), strides=1, padding='SAME')
-    if self.bias is not None:
-      y += tf.cast(self.bias, x.dtype)
-    return y
-
-
-class _BatchNorm(tf.Module):
-  """Batch normalization with an offset and no scale, over batch and space."""
-
-  def __init__(
-    self, num_channels, momentum, lagged, dtype=tf.float32, name='batch_norm'
-  ):
-    super().__init__(name=name)
-    self.lagged = lagged
-    with self.name_scope:
-      self.offset = tf.Variable(tf.zeros([num_channels], dtype), name='offset')
-      self.statistics = moving_statistics.MovingStatistics(
-        num_channels, momentum, dtype
-      )
-
-  def __call__(self, x, training):
-    if not training:
-      mean, variance = self.statistics.mean, self.statistics.variance
-      return self._normalize(x, mean, variance)
-    if self.lagged or x.dtype == tf.float64:  # The fused kernel has neither.
-      wide = tf.cast(x, self.offset.dtype)
-      mean, variance = tf.nn.moments(wide, [0, 1, 2])
-      moved = self.statistics.update(mean, variance)
-      return self._normalize(x, *(moved if self.lagged else (mean, variance)))
-    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-      x, tf.ones_like(self.offset), self.offset, epsilon=_EPSILON
-    )
-    # The kernel gives n / (n - 1) times the variance of the batch.
-    n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-    self.statistics.update(mean, variance * tf.maximum(n - 1, 1) / n)
-    return y
-
-  def _normalize(self, x, mean, variance):
-    scale = tf.math.rsqrt(variance + _EPSILON)
-    shift = self.offset - mean * scale
-    return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
-
-
-class _ResidualBlock(tf.Module):
-  """Batch norm, ReLU, 3x3, batch norm, ReLU, 3x3, add."""
-
-  def __init__(self, channels, norm, convolution, name='residual_block'):
-    super().__init__(name=name)
-    with self.name_scope:
-      self.norms = [norm(channels, name=f'batch_norm_{i}') for i in range(2)]
-      self.convolutions = [
-        convolution(channels, channels, 3, name='convolution_0'),
-        convolution(
-          channels,
-          channels,
-          3,
-          magnitude=_INNER_MAGNITUDE,
-          name='convolution_1',
-        ),
-      ]
-
-  def __call__(self, x, training):
-    y = x
-    for norm, convolution in zip(self.norms, self.convolutions):
-      y = convolution(tf.nn.relu(norm(y, training)))
-    return x + y
 
 
 class ResidualNetwork(tf.Module):
@@ -131,12 +30,20 @@ class ResidualNetwork(tf.Module):
 
   - batch norm of the input, `[x, -x]`, ReLU, 3x3 convolution to the hidden
     channels;
-  - `num_blocks` residual blocks of two 3x3 convolutions;
+  - `num_blocks` residual blocks, each batch norm, ReLU, 3x3, batch norm, ReLU,
+    3x3, add;
   - the sum of 1x1 convolutions of the first features and of every block's
     output; batch norm, ReLU, 1x1 convolution to shift and `raw`;
   - `log_scale = magnitude tanh(raw)`, with one learned scalar magnitude.
 
-  Convolutions are weight-normalized; batch norms have an offset and no scale.
+  Convolutions are weight-normalized (Salimans and Kingma, 2016): each kernel is
+  divided by its norm over all but the output axis. Magnitudes are learned where
+  no batch norm follows, which would undo them. Batch norms have an offset and
+  no scale.
+
+  What the blocks have alike is one variable: `first_kernels[i]` is the kernel
+  of the first convolution of block `i`. A step on few large variables takes
+  fewer, larger operations than one on many small variables.
   """
 
   def __init__(
@@ -150,6 +57,7 @@ class ResidualNetwork(tf.Module):
     initial_magnitude=1.0,
     momentum=0.9,
     lagged=False,
+    recompute=False,
     compute_dtype=None,
     dtype=tf.float32,
     seed=None,
@@ -171,6 +79,8 @@ class ResidualNetwork(tf.Module):
       momentum: `float`, momentum of the moving statistics of batch norm.
       lagged: Python `bool`, whether batch norm is that of appendix E, see
         `BatchNormBijector`.
+      recompute: Python `bool`, whether the backward pass of training computes
+        the activations again instead of keeping them (Chen et al., 2016).
       compute_dtype: Dtype of the activations, such as `tf.bfloat16`; by default
         `dtype`. Input, output, variables and batch statistics have `dtype`.
       dtype: Dtype of the variables.
@@ -189,48 +99,66 @@ class ResidualNetwork(tf.Module):
     )
     self._mask = mask
     self._condition_size = condition_size
+    self.lagged = lagged
+    self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
     self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
 
-    seeds = iter(
-      tfp.random.split_seed(stateless_seed(seed), n=3 * num_blocks + 3)
-    )
+    seeds = iter(tfp.random.split_seed(stateless_seed(seed), n=5))
 
-    def convolution(*args, **kwargs):
-      return _Convolution(*args, dtype, next(seeds), **kwargs)
+    def kernels(*shape, name):
+      value = tf.random.stateless_normal(
+        shape, next(seeds), stddev=0.05, dtype=dtype
+      )
+      return tf.Variable(value, name=name)
 
-    def norm(channels, name):
-      return _BatchNorm(channels, momentum, lagged, dtype, name)
+    def constant(value, *shape, name):
+      return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), name=name)
 
     joined = 2 * (in_channels + (condition_size or 0)) + (mask is not None)
-    hidden = hidden_channels
+    blocks, hidden, out = num_blocks, hidden_channels, 2 * out_channels
     with self.name_scope:
-      self.input_norm = norm(in_channels, name='input_batch_norm')
-      self.input_convolution = convolution(
-        joined, hidden, 3, name='input_convolution'
+      self.input_offset = constant(0, in_channels, name='input_offset')
+      self.input_statistics = moving_statistics.MovingStatistics(
+        in_channels, momentum, dtype=dtype, name='input_statistics'
       )
-      self.blocks = [
-        _ResidualBlock(hidden, norm, convolution, name=f'block_{i}')
-        for i in range(num_blocks)
-      ]
-      self.skips = [
-        convolution(
-          hidden, hidden, 1, magnitude=_INNER_MAGNITUDE, name=f'skip_{i}'
-        )
-        for i in range(num_blocks + 1)
-      ]
-      self.output_norm = norm(hidden, name='output_batch_norm')
-      self.output_convolution = convolution(
-        hidden,
-        2 * out_channels,
-        1,
-        magnitude=_OUTPUT_MAGNITUDE,
-        bias=True,
-        name='output_convolution',
+      self.input_kernel = kernels(3, 3, joined, hidden, name='input_kernel')
+      # Of the two batch norms of each block, then of the output's.
+      self.offsets = constant(0, 2 * blocks + 1, hidden, name='offsets')
+      self.statistics = moving_statistics.MovingStatistics(
+        hidden, momentum, num_layers=2 * blocks + 1, dtype=dtype
       )
-      self.magnitude = tf.Variable(
-        tf.cast(initial_magnitude, dtype), name='log_scale_magnitude'
+      self.first_kernels = kernels(
+        blocks, 3, 3, hidden, hidden, name='first_kernels'
       )
+      self.second_kernels = kernels(
+        blocks, 3, 3, hidden, hidden, name='second_kernels'
+      )
+      self.second_magnitudes = constant(
+        _INNER_MAGNITUDE, blocks, hidden, name='second_magnitudes'
+      )
+      self.skip_kernels = kernels(
+        blocks + 1, 1, 1, hidden, hidden, name='skip_kernels'
+      )
+      self.skip_magnitudes = constant(
+        _INNER_MAGNITUDE, blocks + 1, hidden, name='skip_magnitudes'
+      )
+      self.output_kernel = kernels(1, 1, hidden, out, name='output_kernel')
+      self.output_magnitude = constant(
+        _OUTPUT_MAGNITUDE, out, name='output_magnitude'
+      )
+      self.output_bias = constant(0, out, name='output_bias')
+      self.magnitude = constant(initial_magnitude, name='log_scale_magnitude')
+
+  @property
+  def scale_parameters(self):
+    """The learned magnitudes: what `RealNVPChain.scale_parameters` lists."""
+    return (
+      self.second_magnitudes,
+      self.skip_magnitudes,
+      self.output_magnitude,
+      self.magnitude,
+    )
 
   def __call__(self, x, condition=None, training=False):
     """Returns shift and log-scale.
@@ -238,24 +166,81 @@ class ResidualNetwork(tf.Module):
     Args:
       x: `[N, H, W, in_channels]`.
       condition: `[N, condition_size]`.
-      training: Python `bool`, whether batch norm uses batch statistics.
+      training: Python `bool`, whether batch norm uses batch statistics, and the
+        moving ones move.
     """
-    x = self.input_norm(tf.cast(x, self._compute_dtype), training)
-    x = self._join(x, condition)
-    x = self.input_convolution(tf.nn.relu(x))
-    skip_sum = self.skips[0](x)
-    for block, skip in zip(self.blocks, self.skips[1:]):
-      x = block(x, training)
-      skip_sum += skip(x)
-    y = tf.nn.relu(self.output_norm(skip_sum, training))
-    y = tf.cast(self.output_convolution(y), self._dtype)
+    x = tf.cast(x, self._compute_dtype)
+    condition = _check_condition(condition, self._condition_size, x.dtype)
+    inputs = [x] if condition is None else [x, condition]
+    # The pass changes no variable, so that it can run twice.
+    one_pass = functools.partial(self._pass, training)
+    if training and self._recompute:
+      one_pass = tf.recompute_grad(one_pass)
+    shift, log_scale, *batch = one_pass(
+      *self.input_statistics.read(), *self.statistics.read(), *inputs
+    )
+    if training:
+      self.input_statistics.update(*batch[:2])
+      self.statistics.update(*batch[2:])
+    return shift, log_scale
+
+  def _pass(
+    self,
+    training,
+    input_mean,
+    input_variance,
+    input_rate,
+    mean,
+    variance,
+    rate,
+    x,
+    condition=None,
+  ):
+    """Returns shift and log-scale; in training also the batch's statistics."""
+    batch = []
+
+    def norm(x, offset, *moving):
+      y, statistics = _batch_norm(x, offset, moving, training, self.lagged)
+      batch.append(statistics)
+      return y
+
+    hidden = zip(
+      *map(tf.unstack, (self.offsets, mean, variance)), itertools.repeat(rate)
+    )
+    firsts = tf.unstack(_normalized(self.first_kernels))
+    seconds = tf.unstack(
+      _normalized(self.second_kernels, self.second_magnitudes)
+    )
+    skips = tf.unstack(_normalized(self.skip_kernels, self.skip_magnitudes))
+    # The last block's output goes through the last skip and nowhere else. That
+    # skip is applied to the two summands of the block before their sum is made.
+    last_skip = skips.pop()
+    seconds[-1] = tf.matmul(seconds[-1], last_skip)
+    skips[-1] += last_skip
+
+    x = norm(x, self.input_offset, input_mean, input_variance, input_rate)
+    x = tf.nn.relu(self._join(x, condition))
+    x = _convolve(x, _normalized(self.input_kernel))
+    skip_sum = 0
+    for first, second, skip in zip(firsts, seconds, skips):
+      skip_sum += _convolve(x, skip)
+      y = _convolve(tf.nn.relu(norm(x, *next(hidden))), first)
+      y = _convolve(tf.nn.relu(norm(y, *next(hidden))), second)
+      x += y
+    skip_sum += y
+    y = tf.nn.relu(norm(skip_sum, *next(hidden)))
+    y = _convolve(y, _normalized(self.output_kernel, self.output_magnitude))
+    y = tf.cast(y, self._dtype) + self.output_bias
     shift, raw = tf.split(y, 2, axis=-1)
-    return shift, self.magnitude * tf.tanh(raw)
+    log_scale = self.magnitude * tf.tanh(raw)
+    if not training:
+      return shift, log_scale
+    of_input, *of_hidden = batch
+    return shift, log_scale, *of_input, *map(tf.stack, zip(*of_hidden))
 
   def _join(self, x, condition):
     """Puts the input, its negative, condition and mask on the channel axis."""
     count, height, width, channels = flow_bijector.dims(x)
-    condition = _check_condition(condition, self._condition_size, x.dtype)
     if condition is not None:
       plane = condition[:, tf.newaxis, tf.newaxis, :]
       shape = [count, height, width, self._condition_size]
@@ -282,6 +267,7 @@ class DenseNetwork(tf.Module):
     num_layers=4,
     condition_size=None,
     initial_magnitude=1.0,
+    recompute=False,
     compute_dtype=None,
     dtype=tf.float32,
     seed=None,
@@ -297,6 +283,8 @@ class DenseNetwork(tf.Module):
       condition_size: `int`, size `K` of the `condition` that joins the input;
         `None` for a network without one.
       initial_magnitude: `float`, the magnitude of the log-scale at the start.
+      recompute: Python `bool`, whether the backward pass computes the
+        activations again instead of keeping them.
       compute_dtype: Dtype of the activations; by default `dtype`.
       dtype: Dtype of input, output and variables.
       seed: `int` or stateless seed, of the initial weights.
@@ -313,6 +301,7 @@ class DenseNetwork(tf.Module):
       num_layers=num_layers,
     )
     self._condition_size = condition_size
+    self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
     self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
     sizes = [in_size + (condition_size or 0)] + [hidden_size] * num_layers
@@ -341,6 +330,11 @@ class DenseNetwork(tf.Module):
         tf.cast(initial_magnitude, dtype), name='log_scale_magnitude'
       )
 
+  @property
+  def scale_parameters(self):
+    """The learned magnitude: what `RealNVPChain.scale_parameters` lists."""
+    return (self.magnitude,)
+
   def __call__(self, x, condition=None):
     """Returns shift and log-scale.
 
@@ -352,6 +346,10 @@ class DenseNetwork(tf.Module):
     condition = _check_condition(condition, self._condition_size, x.dtype)
     if condition is not None:
       x = tf.concat([x, condition], axis=-1)
+    one_pass = tf.recompute_grad(self._pass) if self._recompute else self._pass
+    return one_pass(x)
+
+  def _pass(self, x):
     for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):
       x = tf.nn.relu(x) if i else x
       x = tf.matmul(x, tf.cast(kernel, x.dtype)) + tf.cast(bias, x.dtype)
@@ -384,3 +382,58 @@ def _check_condition(condition, size, dtype):
       f'`condition` must be {expected}, as `condition_size` says; got {got}.'
     )
   return None if condition is None else tf.cast(condition, dtype)
+
+
+def _normalized(kernel, magnitude=None):
+  """Weight-normalizes a kernel `[..., k, k, I, O]`."""
+  squares = tf.reduce_sum(kernel**2, axis=[-4, -3, -2], keepdims=True)
+  scale = tf.math.rsqrt(squares + _TINY)
+  if magnitude is not None:
+    scale *= magnitude[..., tf.newaxis, tf.newaxis, tf.newaxis, :]
+  return kernel * scale
+
+
+def _convolve(x, kernel):
+  return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), strides=1, padding='SAME')
+
+
+def _batch_norm(x, offset, moving, training, lagged):
+  """Batch normalization over batch and space, with an offset and no scale.
+
+  Args:
+    x: `[N, H, W, C]`.
+    offset: `[C]`.
+    moving: Moving mean and variance, `[C]`, and the rate at which they move.
+    training: Python `bool`, whether to normalize with the batch's statistics.
+    lagged: Python `bool`, whether to normalize with the moving statistics after
+      they moved instead.
+
+  Returns:
+    y: Like `x`.
+    batch: In training the batch's mean and variance, `[C]`.
+  """
+  mean, variance, rate = moving
+  if lagged or offset.dtype == tf.float64:  # The fused kernel has neither.
+    batch = None
+    if training:
+      batch = tf.nn.moments(tf.cast(x, offset.dtype), [0, 1, 2])
+      mean, variance = batch
+      if lagged:
+        mean = moving_statistics.blend(moving[0], mean, rate)
+        variance = moving_statistics.blend(moving[1], variance, rate)
+    scale = tf.math.rsqrt(variance + _EPSILON)
+    shift = offset - mean * scale
+    return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype), batch
+  y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+    x,
+    tf.ones_like(offset),
+    offset,
+    mean=None if training else mean,
+    variance=None if training else variance,
+    epsilon=_EPSILON,
+    is_training=training,
+  )
+  # In training the kernel gives n / (n - 1) times the variance of the batch.
+  n = math.prod(flow_bijector.dims(x)[:-1])
+  n = tf.cast(n, variance.dtype) if tf.is_tensor(n) else n
+  return y, (mean, variance * (1 - 1 / n))
