@@ -92,7 +92,17 @@ flags.DEFINE_boolean(
   True,
   'Batch normalization as in appendix E of the paper.',
 )
-flags.DEFINE_boolean('bfloat16', False, 'Whether networks compute in bfloat16.')
+flags.DEFINE_enum(
+  'compute_dtype',
+  'float32',
+  ['float32', 'bfloat16', 'float16'],
+  'What the networks compute in; float16 with loss scaling.',
+)
+flags.DEFINE_boolean(
+  'recompute_networks',
+  False,
+  'Whether to compute activations again in the backward pass: less memory.',
+)
 flags.DEFINE_boolean('jit_compile', False, 'Whether to compile with XLA.')
 flags.DEFINE_integer('seed', 0, 'Of weights, noise and order of the data.')
 
@@ -178,7 +188,8 @@ def build_model(event_shape, num_levels):
     lagged_batch_norm=FLAGS.lagged_batch_norm,
     momentum=FLAGS.momentum,
     logit_transform=tfp_realnvp.LogitTransform(num_levels),
-    compute_dtype=tf.bfloat16 if FLAGS.bfloat16 else None,
+    recompute_networks=FLAGS.recompute_networks,
+    compute_dtype=FLAGS.compute_dtype,
     seed=FLAGS.seed,
   )
   base = tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=event_shape)
@@ -192,6 +203,8 @@ def build_model(event_shape, num_levels):
   optimizer = keras.optimizers.Adam(
     FLAGS.learning_rate, epsilon=1e-8, global_clipnorm=FLAGS.clip_norm
   )
+  if FLAGS.compute_dtype == 'float16':
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
   model.compile(optimizer, jit_compile=FLAGS.jit_compile)
   optimizer.build(model.trainable_variables)
   return model

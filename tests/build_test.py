@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
-_FOLDERS = ('tfp_realnvp', 'examples', 'tests')
+_FOLDERS = ('tfp_realnvp', 'examples', 'benchmarks', 'tests')
 
 
 def _targets():
@@ -69,6 +69,7 @@ def test_every_library_module_has_its_test():
   targets = _targets()
   for path in _modules():
     folder, module = path.removesuffix('.py').split('/')
-    if folder != 'tests' and module != '__init__':
+    # Benchmarks are programs, whose parts `benchmarks_test` holds.
+    if folder in ('tfp_realnvp', 'examples') and module != '__init__':
       assert targets[f'{module}_test']['rule'] == 'py_test'
       assert (_ROOT / 'tests' / f'{module}_test.py').exists()

@@ -182,6 +182,8 @@ class DensityEstimator(keras.Model):
     with tf.GradientTape() as tape:
       log_prob = self.call(x, condition, training=True)
       loss = -tf.reduce_mean(log_prob) + self._l2_term()
+      # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it below.
+      loss = self.optimizer.scale_loss(loss)
     variables = self.trainable_variables
     gradients = tape.gradient(loss, variables)
     self.optimizer.apply_gradients(zip(gradients, variables))

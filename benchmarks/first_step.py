@@ -1,0 +1,42 @@
+"""What the first training step takes: building, tracing, compiling.
+
+    python -m benchmarks.first_step --architecture=cifar10
+
+The step is one on 2 images, which itself takes little.
+"""
+
+from absl import app
+from absl import flags
+
+from benchmarks import harness
+from benchmarks import tasks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+  'architecture', 'cifar10', sorted(tasks.ARCHITECTURES), 'Which to measure.'
+)
+
+
+def main(argv):
+  del argv
+  common = {'architecture': FLAGS.architecture, 'batch_size': 2}
+  variants = {
+    name: harness.Variant('training_step', common | options)
+    for name, options in {
+      'float32': {},
+      'recomputed': {'recompute_networks': True},
+      'bfloat16': {'compute_dtype': 'bfloat16'},
+      'XLA': {'jit_compile': True},
+    }.items()
+  }
+  results = harness.measure(variants, rounds=1)
+  rows = [
+    [name, result.build, result.first, result.median]
+    for name, result in results.items()
+  ]
+  columns = ['variant', 'imports and building', 'first step', 'a later step']
+  harness.report('first_step', columns, rows)
+
+
+if __name__ == '__main__':
+  app.run(main)

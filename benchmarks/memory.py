@@ -1,0 +1,66 @@
+"""Peak memory of a training step, with networks recomputed and without.
+
+    python -m benchmarks.memory --architecture=cifar10
+
+Prints for each variant the memory that its process holds before the first step
+(libraries, weights, data), and at most while it trains; and the time of a step.
+"""
+
+from absl import app
+from absl import flags
+
+from benchmarks import harness
+from benchmarks import tasks
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+  'architecture', 'cifar10', sorted(tasks.ARCHITECTURES), 'Which to measure.'
+)
+flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
+flags.DEFINE_boolean('jit_compile', False, 'Whether to compile with XLA.')
+
+
+def main(argv):
+  del argv
+  common = {
+    'architecture': FLAGS.architecture,
+    'batch_size': FLAGS.batch_size,
+    'jit_compile': FLAGS.jit_compile,
+  }
+  results = harness.measure(
+    {
+      'kept': harness.Variant('training_step', common),
+      'recomputed': harness.Variant(
+        'training_step', common | {'recompute_networks': True}
+      ),
+    }
+  )
+  kept = results['kept']
+  rows = []
+  for name, result in results.items():
+    training = result.peak_memory - result.base_memory
+    rows.append(
+      [
+        name,
+        result.base_memory,
+        result.peak_memory,
+        result.peak_memory / kept.peak_memory,
+        training / (kept.peak_memory - kept.base_memory),
+        result.median,
+        result.median / kept.median,
+      ]
+    )
+  columns = [
+    'activations',
+    'MiB before',
+    'MiB at most',
+    'at most / kept',
+    'training alone / kept',
+    'seconds',
+    'seconds / kept',
+  ]
+  harness.report('memory', columns, rows)
+
+
+if __name__ == '__main__':
+  app.run(main)

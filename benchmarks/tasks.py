@@ -1,0 +1,365 @@
+"""What is measured. Each function prepares, and returns what to call.
+
+Runs in a process of its own, see `harness`: imports happen in the functions.
+"""
+
+import collections
+import collections.abc
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+ARCHITECTURES = {
+  'small': {
+    'image_size': 32,
+    'num_scales': 2,
+    'num_blocks': 2,
+    'hidden_channels': 32,
+  },
+  # Section 4.1 of the paper.
+  'cifar10': {
+    'image_size': 32,
+    'num_scales': 2,
+    'num_blocks': 8,
+    'hidden_channels': 64,
+  },
+  'imagenet32': {
+    'image_size': 32,
+    'num_scales': 4,
+    'num_blocks': 4,
+    'hidden_channels': 32,
+  },
+  'imagenet64': {
+    'image_size': 64,
+    'num_scales': 5,
+    'num_blocks': 2,
+    'hidden_channels': 32,
+  },
+}
+
+
+def _images(batch_size, image_size):
+  shape = (batch_size, image_size, image_size, 3)
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _distribution(architecture, **options):
+  import tensorflow_probability as tfp
+
+  import tfp_realnvp
+
+  options = ARCHITECTURES[architecture] | options
+  size = options.pop('image_size')
+  shape = (size, size, 3)
+  flow = tfp_realnvp.RealNVPChain(shape, seed=0, **options)
+  base = tfp.distributions.Sample(
+    tfp.distributions.Normal(0.0, 1.0), sample_shape=shape
+  )
+  return tfp.distributions.TransformedDistribution(base, flow)
+
+
+def _estimator(distribution, jit_compile):
+  import keras
+
+  import tfp_realnvp
+
+  model = tfp_realnvp.DensityEstimator(
+    distribution,
+    l2_coefficient=5e-5,
+    l2_variables=distribution.bijector.scale_parameters,
+    seed=0,
+  )
+  optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-8, global_clipnorm=100.0)
+  model.compile(optimizer, jit_compile=jit_compile)
+  optimizer.build(model.trainable_variables)
+  return model
+
+
+def pipeline(batch_size=64, image_size=32):
+  """A batch of the input pipeline of `examples/train_cifar.py`."""
+  from examples import train_cifar
+
+  images = _images(10_000, image_size)
+  batches = train_cifar.training_data(images, batch_size, flip=True, seed=0)
+  return functools.partial(next, iter(batches))
+
+
+def training_step(
+  architecture,
+  batch_size=64,
+  jit_compile=False,
+  twice=False,
+  from_pipeline=False,
+  **options,
+):
+  """A step of Adam on uint8 images: noise, loss, gradients, update, metrics."""
+  import tensorflow as tf
+
+  distribution = _distribution(architecture, **options)
+  if twice:
+    distribution = _run_twice(distribution, training=True)
+  model = _estimator(distribution, jit_compile)
+  size = distribution.event_shape[0]
+  images = tf.constant(_images(batch_size, size))
+  step = tf.function(model.train_step, jit_compile=jit_compile, autograph=False)
+  return lambda: float(step(images)['loss'])
+
+
+def log_prob(
+  architecture, batch_size=64, jit_compile=False, twice=False, **options
+):
+  """The log-likelihood of float images, with the moving statistics."""
+  import tensorflow as tf
+
+  distribution = _distribution(architecture, **options)
+  if twice:
+    distribution = _run_twice(distribution)
+  size = distribution.event_shape[0]
+  images = tf.constant(_images(batch_size, size) + np.float32(0.5))
+  function = tf.function(
+    distribution.log_prob, jit_compile=jit_compile, autograph=False
+  )
+  return lambda: function(images).numpy()
+
+
+def sample(
+  architecture, batch_size=64, jit_compile=False, twice=False, **options
+):
+  """Images drawn."""
+  return _sampling(
+    'sample', architecture, batch_size, jit_compile, twice, options
+  )
+
+
+def sample_and_log_prob(
+  architecture, batch_size=64, jit_compile=False, twice=False, **options
+):
+  """Images drawn, and their log-likelihood with them."""
+  return _sampling(
+    'experimental_sample_and_log_prob',
+    architecture,
+    batch_size,
+    jit_compile,
+    twice,
+    options,
+  )
+
+
+def _sampling(method, architecture, batch_size, jit_compile, twice, options):
+  import tensorflow as tf
+
+  distribution = _distribution(architecture, **options)
+  if twice:
+    distribution = _run_twice(distribution)
+  function = tf.function(
+    lambda seed: getattr(distribution, method)(batch_size, seed=seed),
+    jit_compile=jit_compile,
+    autograph=False,
+  )
+  seed = tf.constant([0, 1])
+  return lambda: tf.nest.map_structure(np.asarray, function(seed))
+
+
+def _run_twice(distribution, training=False):
+  """The same flow with couplings like TFP's `tfb.RealNVP`.
+
+  They know value and log-det as two methods, each of which runs the network.
+  """
+  import tensorflow_probability as tfp
+
+  import tfp_realnvp
+  from tfp_realnvp import flow_bijector
+
+  class Coupling(tfp.bijectors.Bijector):
+    def __init__(self, coupling):
+      self._coupling = coupling
+      super().__init__(forward_min_event_ndims=3, dtype=coupling.dtype)
+
+    def _forward(self, x):
+      return self._coupling.forward_and_log_det(x, training=training)[0]
+
+    def _forward_log_det_jacobian(self, x):
+      return self._coupling.forward_and_log_det(x, training=training)[1]
+
+    def _inverse(self, y):
+      return self._coupling.inverse_and_log_det(y)[0]
+
+    def _inverse_log_det_jacobian(self, y):
+      return self._coupling.inverse_and_log_det(y)[1]
+
+  def convert(bijector):
+    if isinstance(bijector, tfp_realnvp.AffineCoupling):
+      return Coupling(bijector)
+    if isinstance(bijector, tfp_realnvp.FactorOut):
+      onward = [convert(part) for part in bijector.bijector.bijectors]
+      return tfp_realnvp.FactorOut(
+        flow_bijector.FlowSequence(onward, event_ndims=3)
+      )
+    return bijector
+
+  flow = distribution.bijector
+  flow = tfp_realnvp.RealNVPChain(
+    distribution.event_shape, bijectors=[convert(b) for b in flow.bijectors]
+  )
+  return tfp.distributions.TransformedDistribution(
+    distribution.distribution, flow
+  )
+
+
+def convolutions(architecture, method, batch_size=64, **options):
+  """The convolutions that a method's graph holds, alone, one after another."""
+  calls = convolution_calls(architecture, method, batch_size, **options)
+
+  def run():
+    for call in calls:
+      for _ in range(call.count):
+        call.run()
+
+  return run
+
+
+@dataclasses.dataclass
+class ConvolutionCall:
+  """A convolution, or one of its gradients.
+
+  Attributes:
+    kind: 'Conv2D', 'Conv2DBackpropInput' or 'Conv2DBackpropFilter'.
+    input: Shape of the convolution's input, `(N, H, W, I)`.
+    kernel: Shape of its kernel, `(k, k, I, O)`.
+    count: How often a graph has it.
+    run: Computes it.
+  """
+
+  kind: str
+  input: tuple[int, ...]
+  kernel: tuple[int, ...]
+  count: int
+  run: collections.abc.Callable
+
+  @property
+  def output(self):
+    return self.input[:3] + self.kernel[3:]
+
+  @property
+  def operations(self):
+    """Floating point operations, a multiplication and an addition being two."""
+    return 2 * math.prod(self.input[:3]) * math.prod(self.kernel)
+
+
+def convolution_calls(architecture, method, batch_size=64, **options):
+  """Lists the distinct convolutions of a method's graph.
+
+  Args:
+    architecture: One of `ARCHITECTURES`.
+    method: 'training_step', 'log_prob' or 'sample'.
+    batch_size: Images.
+    **options: Of `RealNVPChain`.
+
+  Returns:
+    List of `ConvolutionCall`s.
+  """
+  import tensorflow as tf
+
+  distribution = _distribution(architecture, **options)
+  size = distribution.event_shape[0]
+  spec = tf.TensorSpec([batch_size, size, size, 3])
+
+  def gradients(x):
+    with tf.GradientTape() as tape:
+      log_prob = distribution.log_prob(x, bijector_kwargs={'training': True})
+      loss = tf.reduce_sum(log_prob)
+    return tape.gradient(loss, distribution.trainable_variables)
+
+  function, *args = {
+    'training_step': (gradients, spec),
+    'log_prob': (distribution.log_prob, spec),
+    'sample': (lambda: distribution.sample(batch_size, seed=[0, 1]),),
+  }[method]
+  graph = tf.function(function, autograph=False).get_concrete_function(*args)
+  counts = collections.Counter()
+  for op in graph.graph.get_operations():
+    if op.type == 'Conv2D':
+      operands = op.inputs
+    elif op.type == 'Conv2DBackpropInput':
+      operands = op.outputs[0], op.inputs[1]
+    elif op.type == 'Conv2DBackpropFilter':
+      operands = op.inputs[0], op.outputs[0]
+    else:
+      continue
+    shapes = [tuple(operand.shape) for operand in operands]
+    counts[(op.type, *shapes, op.outputs[0].dtype)] += 1
+
+  calls = []
+  for (kind, *shapes, dtype), count in counts.items():
+    call = ConvolutionCall(kind, *shapes, count, None)
+    operands = {
+      name: tf.cast(tf.random.normal(shape), dtype)
+      for name, shape in {
+        'input': call.input,
+        'filter': call.kernel,
+        'out_backprop': call.output,
+      }.items()
+    }
+    if kind == 'Conv2D':
+      del operands['out_backprop']
+    else:  # Of what is asked for, its gradient takes the shape.
+      wanted = 'input' if kind == 'Conv2DBackpropInput' else 'filter'
+      operands[f'{wanted}_sizes'] = tf.constant(operands.pop(wanted).shape)
+    convolve = functools.partial(
+      getattr(tf.raw_ops, kind), strides=[1] * 4, padding='SAME', **operands
+    )
+    call.run = tf.function(convolve, autograph=False)
+    calls.append(call)
+  return calls
+
+
+def pytorch_training_step(architecture, batch_size=64):
+  """The same step of the same architecture in PyTorch."""
+  import torch
+
+  from benchmarks import pytorch_model
+
+  trainer = pytorch_model.Trainer(_pytorch(architecture))
+  size = ARCHITECTURES[architecture]['image_size']
+  images = torch.tensor(_images(batch_size, size).transpose(0, 3, 1, 2))
+  return lambda: trainer.step(images)
+
+
+def pytorch_log_prob(architecture, batch_size=64):
+  import torch
+
+  model = _pytorch(architecture).eval()
+  images = torch.tensor(
+    _images(batch_size, model.size).transpose(0, 3, 1, 2) + np.float32(0.5)
+  ).contiguous(memory_format=torch.channels_last)
+
+  @torch.inference_mode()
+  def run():
+    return model.log_prob(images).numpy()
+
+  return run
+
+
+def pytorch_sample(architecture, batch_size=64):
+  import torch
+
+  model = _pytorch(architecture).eval()
+
+  @torch.inference_mode()
+  def run():
+    return model.sample(batch_size).numpy()
+
+  return run
+
+
+def _pytorch(architecture):
+  import torch
+
+  from benchmarks import pytorch_model
+
+  torch.manual_seed(0)
+  options = dict(ARCHITECTURES[architecture])
+  model = pytorch_model.RealNVP(options.pop('image_size'), **options)
+  return model.to(memory_format=torch.channels_last)
