@@ -25,7 +25,7 @@ from absl import flags
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('rounds', 7, 'How often each variant takes its turn.', 1)
 flags.DEFINE_string(
-  'json', None, 'Where to write to; by default runs/benchmarks/<name>.json.'
+  'output_dir', 'runs/benchmarks', 'Where to write <name>.json to.'
 )
 
 # oneDNN's kernels are TensorFlow's default on recent CPUs only.
@@ -162,7 +162,7 @@ def report(name, columns, rows):
   for first, *rest in cells:
     aligned = [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
     print('  '.join([first.ljust(widths[0]), *aligned]))
-  path = pathlib.Path(FLAGS.json or f'runs/benchmarks/{name}.json')
+  path = pathlib.Path(FLAGS.output_dir) / f'{name}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
   content = {
     'benchmark': name,

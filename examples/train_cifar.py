@@ -365,12 +365,13 @@ def main(argv):
         callbacks=[cooldown, checkpoints],
       )
       checkpoints.save()
+      step = checkpoints.step  # Loss scaling can have skipped some.
       metrics = {f'train_{k}': v[0] for k, v in history.history.items()}
       metrics |= evaluate(model, test)
       metrics['seconds'] = time.time() - start
-      write_metrics(model_dir, writer, until, metrics)
+      write_metrics(model_dir, writer, step, metrics)
       write_samples(
-        model_dir, writer, until, model, test[:_NUM_SAMPLES], num_levels
+        model_dir, writer, step, model, test[:_NUM_SAMPLES], num_levels
       )
   except KeyboardInterrupt:
     checkpoints.save()

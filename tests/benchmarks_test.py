@@ -153,7 +153,7 @@ def test_report_writes_what_was_measured(tmp_path, capsys):
   result = harness.Result([3.0, 1.0, 2.0], 5.0, 9.0, 100.0, 200.0)
   slow = harness.Result([4.0], 5.0, 9.0, 100.0, 200.0)
   harness.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver(json=str(tmp_path / 'speed.json')):
+  with flagsaver.flagsaver(output_dir=str(tmp_path)):
     harness.report_speed('speed', {'ours': result, 'slow': slow}, ['slow', 'x'])
   harness.FLAGS.unparse_flags()
   content = json.loads((tmp_path / 'speed.json').read_text())

@@ -299,3 +299,46 @@ def test_errors_name_the_argument_and_show_the_value():
     ValueError, match=r'`x` must be .*\(4, 4, 1\).*\(2, 5, 5, 1\)'
   ):
     _estimator().call(np.zeros([2, 5, 5, 1], np.uint8))
+
+
+def test_loss_scaling_changes_no_step():
+  # Of SGD: of Adam, a wrong scale would not show.
+  x = _images(32)
+  losses = []
+  for scale in (None, 2.0**10):
+    optimizer = keras.optimizers.SGD(1e-4)
+    if scale:
+      optimizer = keras.optimizers.LossScaleOptimizer(
+        optimizer, initial_scale=scale
+      )
+    model = _estimator(compiled=False)
+    model.compile(optimizer)
+    history = model.fit(x, batch_size=16, epochs=3, shuffle=False, verbose=0)
+    losses.append(history.history['loss'])
+    assert int(optimizer.iterations) == 6
+  assert losses[0][-1] < losses[0][0]
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('compute_dtype', ['bfloat16', 'float16'])
+def test_networks_of_lower_precision_learn_as_well(compute_dtype):
+  x = _images(200)
+  bits = []
+  for dtype in ('float32', compute_dtype):
+    optimizer = keras.optimizers.Adam(1e-2)
+    if dtype == 'float16':
+      optimizer = keras.optimizers.LossScaleOptimizer(
+        optimizer, initial_scale=2.0**8
+      )
+    flow = _flow(compute_dtype=dtype, hidden_channels=8)
+    model = _estimator(flow, compiled=False)
+    model.compile(optimizer)
+    model.fit(x, batch_size=50, epochs=10, verbose=0)
+    bits.append(model.evaluate(x, verbose=0, return_dict=True)['bits_per_dim'])
+    assert {v.dtype for v in model.variables} == {tf.float32}
+    z = flow.inverse(tf.constant(x, tf.float32))
+    # What the networks round changes nothing about invertibility.
+    back = flow.forward(tf.identity(z))
+    np.testing.assert_allclose(back, x, atol=0.05)
+  assert bits[0] < 6.5
+  np.testing.assert_allclose(bits[1], bits[0], atol=0.05)

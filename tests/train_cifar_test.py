@@ -155,11 +155,22 @@ def test_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
   assert step + 6 == int(tf.train.latest_checkpoint(tmp_path).split('-')[-1])
 
 
+def test_float16_and_recomputation(tmp_path):
+  flags = ['--compute_dtype=float16', '--recompute_networks']
+  output = _run(*_digits(tmp_path, '--num_steps=20', *flags))
+  assert 'non-finite: 0 of 297' in output
+  first, *_, last = _rows(tmp_path)
+  assert float(last['test_loss']) < float(first['test_loss'])
+  # Loss scaling skips steps at first; the rows say which were taken.
+  assert int(last['step']) == 20
+
+
 @pytest.mark.parametrize(
   'flag, message',
   [
     ('--dataset=mnist', 'flag --dataset=mnist: value should be one of'),
     ('--batch_size=0', 'flag --batch_size=0'),
+    ('--compute_dtype=int8', 'flag --compute_dtype=int8'),
     ('--num_scales=9', r'`event_shape` (8, 8, 1) cannot be halved 8 times'),
     ('--colour=red', "Unknown command line flag 'colour'"),
     ('extra', "Unknown arguments: ['extra']"),

@@ -177,26 +177,16 @@ class ResidualNetwork(tf.Module):
     if training and self._recompute:
       one_pass = tf.recompute_grad(one_pass)
     shift, log_scale, *batch = one_pass(
-      *self.input_statistics.read(), *self.statistics.read(), *inputs
+      self.input_statistics.read(), self.statistics.read(), *inputs
     )
     if training:
       self.input_statistics.update(*batch[:2])
       self.statistics.update(*batch[2:])
     return shift, log_scale
 
-  def _pass(
-    self,
-    training,
-    input_mean,
-    input_variance,
-    input_rate,
-    mean,
-    variance,
-    rate,
-    x,
-    condition=None,
-  ):
+  def _pass(self, training, input_moving, moving, x, condition=None):
     """Returns shift and log-scale; in training also the batch's statistics."""
+    mean, variance, rate = moving
     batch = []
 
     def norm(x, offset, *moving):
@@ -218,7 +208,7 @@ class ResidualNetwork(tf.Module):
     seconds[-1] = tf.matmul(seconds[-1], last_skip)
     skips[-1] += last_skip
 
-    x = norm(x, self.input_offset, input_mean, input_variance, input_rate)
+    x = norm(x, self.input_offset, *input_moving)
     x = tf.nn.relu(self._join(x, condition))
     x = _convolve(x, _normalized(self.input_kernel))
     skip_sum = 0
@@ -413,7 +403,8 @@ def _batch_norm(x, offset, moving, training, lagged):
     batch: In training the batch's mean and variance, `[C]`.
   """
   mean, variance, rate = moving
-  if lagged or offset.dtype == tf.float64:  # The fused kernel has neither.
+  if offset.dtype != tf.float32 or (training and lagged):
+    # The fused kernel has neither.
     batch = None
     if training:
       batch = tf.nn.moments(tf.cast(x, offset.dtype), [0, 1, 2])
