@@ -1,25 +1,20 @@
 """What the first training step takes: building, tracing, compiling.
 
-    python -m benchmarks.first_step --architecture=cifar10
+    python -m benchmarks.first_step --architecture=cifar10 --batch_size=2
 
-The step is one on 2 images, which itself takes little.
+With `--batch_size=2`, the step itself takes little.
 """
 
 from absl import app
-from absl import flags
 
 from benchmarks import harness
-from benchmarks import tasks
 
-FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'cifar10', sorted(tasks.ARCHITECTURES), 'Which to measure.'
-)
+harness.define_model_flags(architecture='cifar10')
 
 
 def main(argv):
   del argv
-  common = {'architecture': FLAGS.architecture, 'batch_size': 2}
+  common = harness.model_options()
   variants = {
     name: harness.Variant('training_step', common | options)
     for name, options in {

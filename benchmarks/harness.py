@@ -22,6 +22,8 @@ import time
 
 from absl import flags
 
+from benchmarks import tasks
+
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('rounds', 7, 'How often each variant takes its turn.', 1)
 flags.DEFINE_string(
@@ -34,6 +36,18 @@ ENVIRONMENT = {
   'TF_CPP_MIN_LOG_LEVEL': '3',
   'ABSL_MIN_LOG_LEVEL': '3',
 }
+
+
+def define_model_flags(architecture):
+  """Defines --architecture, with a default, and --batch_size."""
+  names = sorted(tasks.ARCHITECTURES)
+  flags.DEFINE_enum('architecture', architecture, names, 'Which to measure.')
+  flags.DEFINE_integer('batch_size', 64, 'Images at once.', lower_bound=1)
+
+
+def model_options():
+  """What `define_model_flags` was given, as arguments of a task."""
+  return {'architecture': FLAGS.architecture, 'batch_size': FLAGS.batch_size}
 
 
 @dataclasses.dataclass
@@ -102,7 +116,6 @@ class Worker:
 
 def _work(pipe, variant):
   start = time.perf_counter()
-  tasks = importlib.import_module('benchmarks.tasks')
   run = getattr(tasks, variant.task)(**variant.options)
   while True:
     pipe.send((time.perf_counter() - start, _memory()))

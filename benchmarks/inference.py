@@ -6,24 +6,15 @@ Prints for each method and variant what `benchmarks.training_step` does.
 """
 
 from absl import app
-from absl import flags
 
 from benchmarks import harness
-from benchmarks import tasks
 
-FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Which to measure.'
-)
-flags.DEFINE_integer('batch_size', 64, 'Images per call.', lower_bound=1)
+harness.define_model_flags(architecture='small')
 
 
 def main(argv):
   del argv
-  common = {
-    'architecture': FLAGS.architecture,
-    'batch_size': FLAGS.batch_size,
-  }
+  common = harness.model_options()
   for method in ('log_prob', 'sample', 'sample_and_log_prob'):
     print(f'{method}:')
     variants = {

@@ -10,23 +10,15 @@ from absl import app
 from absl import flags
 
 from benchmarks import harness
-from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'cifar10', sorted(tasks.ARCHITECTURES), 'Which to measure.'
-)
-flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
+harness.define_model_flags(architecture='cifar10')
 flags.DEFINE_boolean('jit_compile', False, 'Whether to compile with XLA.')
 
 
 def main(argv):
   del argv
-  common = {
-    'architecture': FLAGS.architecture,
-    'batch_size': FLAGS.batch_size,
-    'jit_compile': FLAGS.jit_compile,
-  }
+  common = harness.model_options() | {'jit_compile': FLAGS.jit_compile}
   results = harness.measure(
     {
       'kept': harness.Variant('training_step', common),

@@ -19,10 +19,7 @@ from benchmarks import harness
 from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Which to measure.'
-)
-flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
+harness.define_model_flags(architecture='small')
 _NUM_STEPS = 3
 
 # Parts of the names of kernels, of which the first that occurs decides.

@@ -11,22 +11,15 @@ from absl import app
 from absl import flags
 
 from benchmarks import harness
-from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Which to measure.'
-)
-flags.DEFINE_integer('batch_size', 64, 'Images per step.', lower_bound=1)
+harness.define_model_flags(architecture='small')
 flags.DEFINE_boolean('bfloat16', False, 'Whether to measure bfloat16 as well.')
 
 
 def main(argv):
   del argv
-  common = {
-    'architecture': FLAGS.architecture,
-    'batch_size': FLAGS.batch_size,
-  }
+  common = harness.model_options()
 
   def step(**options):
     return harness.Variant('training_step', common | options)

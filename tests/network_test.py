@@ -210,3 +210,5 @@ def test_errors_name_the_argument_and_show_the_value():
     network.ResidualNetwork(2, 2, num_blocks=0)
   with pytest.raises(ValueError, match='`hidden_size` must be .* got 1.5'):
     network.DenseNetwork(2, 2, hidden_size=1.5)
+  with pytest.raises(ValueError, match="`compute_dtype` must be .* got 'int8'"):
+    network.ResidualNetwork(2, 2, compute_dtype='int8')

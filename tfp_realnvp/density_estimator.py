@@ -57,6 +57,9 @@ class DensityEstimator(keras.Model):
   model.evaluate(held_out_images, return_dict=True)
   model.predict(held_out_images)                   # log-likelihoods, in nats
   ```
+
+  Networks in float16 need their gradients scaled: compile with a
+  `keras.optimizers.LossScaleOptimizer` around the optimizer.
   """
 
   def __init__(

@@ -102,7 +102,7 @@ class ResidualNetwork(tf.Module):
     self.lagged = lagged
     self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
-    self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
+    self._compute_dtype = _check_compute_dtype(compute_dtype or dtype)
 
     seeds = iter(tfp.random.split_seed(stateless_seed(seed), n=5))
 
@@ -293,7 +293,7 @@ class DenseNetwork(tf.Module):
     self._condition_size = condition_size
     self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
-    self._compute_dtype = tf.as_dtype(compute_dtype or dtype)
+    self._compute_dtype = _check_compute_dtype(compute_dtype or dtype)
     sizes = [in_size + (condition_size or 0)] + [hidden_size] * num_layers
     sizes.append(2 * out_size)
     seeds = tfp.random.split_seed(stateless_seed(seed), n=num_layers + 1)
@@ -359,6 +359,15 @@ def _check_sizes(**sizes):
   for name, size in sizes.items():
     if not isinstance(size, int) or size < 1:
       raise ValueError(f'`{name}` must be an int of at least 1, got {size!r}.')
+
+
+def _check_compute_dtype(compute_dtype):
+  dtype = tf.as_dtype(compute_dtype)
+  if not dtype.is_floating:
+    raise ValueError(
+      f'`compute_dtype` must be floating, got {compute_dtype!r}.'
+    )
+  return dtype
 
 
 def _check_condition(condition, size, dtype):

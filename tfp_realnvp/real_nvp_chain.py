@@ -102,8 +102,9 @@ class RealNVPChain(flow_bijector.FlowBijector):
       recompute_networks: Python `bool`, whether training computes the networks'
         activations again in the backward pass instead of keeping them: a
         fraction of the memory for about a third more time.
-      compute_dtype: Dtype of the networks' activations, such as `tf.bfloat16`;
-        by default `dtype`.
+      compute_dtype: Dtype of the networks' activations, by default `dtype`;
+        `tf.bfloat16`, or `tf.float16` with loss scaling, see
+        `DensityEstimator`. All else stays in `dtype`, and so invertible.
       bijectors: List of `tfb.Bijector`s, data -> latent: the components,
         instead of those that the arguments above describe. `copy` hands over
         its own.
