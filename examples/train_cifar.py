@@ -103,7 +103,9 @@ flags.DEFINE_boolean(
   False,
   'Whether to compute activations again in the backward pass: less memory.',
 )
-flags.DEFINE_boolean('jit_compile', False, 'Whether to compile with XLA.')
+flags.DEFINE_boolean(
+  'jit_compile', False, 'Whether to compile with XLA: faster but on a CPU.'
+)
 flags.DEFINE_integer('seed', 0, 'Of weights, noise and order of the data.')
 
 # The flags that a run cannot change once it has begun.
