@@ -9,43 +9,52 @@ the first row of its kind.
 """
 
 from absl import app
+from absl import flags
 
 from benchmarks import harness
+
+_PIXELS = 64 * 32**2  # A step of the small architecture.
+_KINDS = {
+  'image_size': [
+    {'image_size': size, 'batch_size': _PIXELS // size**2}
+    for size in (16, 32, 64, 128)
+  ],
+  'num_blocks': [{'num_blocks': blocks} for blocks in (1, 2, 4, 8)],
+  'num_scales': [{'num_scales': scales} for scales in (1, 2, 3, 4, 5)],
+  'batch_size': [{'batch_size': size} for size in (1, 4, 16, 64, 256)],
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_enum(
+  'kind', list(_KINDS), list(_KINDS), 'What to change; by default all, in turn.'
+)
 
 
 def main(argv):
   del argv
-  pixels = 64 * 32**2
-  kinds = {
-    'image size': [
-      {'image_size': size, 'batch_size': pixels // size**2}
-      for size in (16, 32, 64, 128)
-    ],
-    'blocks': [{'num_blocks': blocks} for blocks in (1, 2, 4, 8)],
-    'scales': [{'num_scales': scales} for scales in (1, 2, 3, 4, 5)],
-    'batch size': [{'batch_size': size} for size in (1, 4, 16, 64, 256)],
-  }
-  columns = ['kind', 'value', 'seconds', 'per pixel', 'per step of the value']
   rows = []
-  for kind, options in kinds.items():
+  for kind in FLAGS.kind:
     results = harness.measure(
       {
-        str(list(option.values())[0]): harness.Variant(
-          'training_step', {'architecture': 'small'} | option
+        str(options[kind]): harness.Variant(
+          'training_step', {'architecture': 'small'} | options
         )
-        for option in options
+        for options in _KINDS[kind]
       }
     )
-    per_pixel = {}
-    last = None
-    for (value, result), option in zip(results.items(), options):
-      size = option.get('image_size', 32)
-      count = option.get('batch_size', 64)
-      per_pixel[value] = result.median / (count * size**2)
-      slope = last and (result.median - last[1]) / (int(value) - last[0])
-      last = int(value), result.median
-      first = next(iter(per_pixel.values()))
-      rows.append([kind, value, result.median, per_pixel[value] / first, slope])
+    first = previous = None
+    for options, result in zip(_KINDS[kind], results.values()):
+      pixels = (
+        options.get('batch_size', 64) * options.get('image_size', 32) ** 2
+      )
+      per_pixel = result.median / pixels
+      first = first or per_pixel
+      slope = None
+      if previous:
+        slope = (result.median - previous[1]) / (options[kind] - previous[0])
+      previous = options[kind], result.median
+      rows.append([kind, *previous, per_pixel / first, slope])
+  columns = ['kind', 'value', 'seconds', 'per pixel', 'for each one more']
   harness.report('scaling', columns, rows)
 
 
