@@ -168,6 +168,12 @@ def test_bfloat16_activations_leave_the_rest_in_float32():
   assert {v.dtype for v in net.variables} == {tf.float32}
 
 
+def test_an_empty_batch_in_evaluation():
+  net = network.ResidualNetwork(2, 3, 4, 1)
+  for value in net(tf.zeros([0, 4, 4, 2])):
+    assert value.shape == (0, 4, 4, 3)
+
+
 def test_same_seed_same_weights():
   one, same, other = (
     network.ResidualNetwork(1, 1, 2, 1, seed=seed) for seed in (1, 1, 2)

@@ -409,7 +409,7 @@ def _batch_norm(x, offset, moving, training, lagged):
 
   Returns:
     y: Like `x`.
-    batch: In training the batch's mean and variance, `[C]`.
+    batch: In training the batch's mean and variance, `[C]`, else `None`.
   """
   mean, variance, rate = moving
   if offset.dtype != tf.float32 or (training and lagged):
@@ -433,7 +433,9 @@ def _batch_norm(x, offset, moving, training, lagged):
     epsilon=_EPSILON,
     is_training=training,
   )
-  # In training the kernel gives n / (n - 1) times the variance of the batch.
+  if not training:
+    return y, None
+  # The kernel gives n / (n - 1) times the variance of the batch.
   n = math.prod(flow_bijector.dims(x)[:-1])
   n = tf.cast(n, variance.dtype) if tf.is_tensor(n) else n
   return y, (mean, variance * (1 - 1 / n))
