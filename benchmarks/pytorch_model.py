@@ -270,7 +270,7 @@ class Trainer:
   """Training steps by Adam, as `examples/train_cifar.py` makes them."""
 
   def __init__(self, model, l2_coefficient=5e-5, clip_norm=100.0):
-    self.model = model.to(memory_format=torch.channels_last)
+    self.model = model
     self.clip_norm = clip_norm
     self.l2_coefficient = l2_coefficient
     self.scale_parameters = model.scale_parameters()

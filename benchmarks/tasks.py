@@ -125,29 +125,14 @@ def log_prob(
 
 
 def sample(
-  architecture, batch_size=64, jit_compile=False, twice=False, **options
+  architecture,
+  batch_size=64,
+  jit_compile=False,
+  twice=False,
+  method='sample',
+  **options,
 ):
-  """Images drawn."""
-  return _sampling(
-    'sample', architecture, batch_size, jit_compile, twice, options
-  )
-
-
-def sample_and_log_prob(
-  architecture, batch_size=64, jit_compile=False, twice=False, **options
-):
-  """Images drawn, and their log-likelihood with them."""
-  return _sampling(
-    'experimental_sample_and_log_prob',
-    architecture,
-    batch_size,
-    jit_compile,
-    twice,
-    options,
-  )
-
-
-def _sampling(method, architecture, batch_size, jit_compile, twice, options):
+  """Images drawn, by a method of the distribution."""
   import tensorflow as tf
 
   distribution = _distribution(architecture, **options)
@@ -160,6 +145,13 @@ def _sampling(method, architecture, batch_size, jit_compile, twice, options):
   )
   seed = tf.constant([0, 1])
   return lambda: tf.nest.map_structure(np.asarray, function(seed))
+
+
+def sample_and_log_prob(architecture, **options):
+  """Images drawn, and their log-likelihood with them."""
+  return sample(
+    architecture, method='experimental_sample_and_log_prob', **options
+  )
 
 
 def _run_twice(distribution, training=False):
