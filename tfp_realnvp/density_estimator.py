@@ -214,9 +214,10 @@ class DensityEstimator(keras.Model):
     return self._l2_coefficient * sum(squares)
 
   def _log_prob_kwargs(self, condition, training):
-    kwargs = {'training': training, 'condition': condition}
     bijector = getattr(self.distribution, 'bijector', None)
-    kwargs = _bijector_kwargs(bijector, kwargs)
+    kwargs = flow_bijector.nested_kwargs(
+      bijector, training=training, condition=condition
+    )
     return {'bijector_kwargs': kwargs} if kwargs else {}
 
   def _dequantize(self, x):
@@ -236,16 +237,3 @@ class DensityEstimator(keras.Model):
       tf.shape(x), dtype=dtype.name, seed=self._seed_generator
     )
     return pixels.dequantize(x, noise, self._num_levels)
-
-
-def _bijector_kwargs(bijector, kwargs):
-  """Hands `kwargs` to every `FlowBijector`, the way TFP nests arguments."""
-  if isinstance(bijector, flow_bijector.FlowBijector):
-    return kwargs
-  if hasattr(bijector, 'bijectors'):  # A composition takes them by name.
-    parts = tf.nest.flatten(bijector.bijectors)
-    nested = {part.name: _bijector_kwargs(part, kwargs) for part in parts}
-    return {name: value for name, value in nested.items() if value}
-  if hasattr(bijector, 'bijector'):  # `tfb.Invert` hands them on.
-    return _bijector_kwargs(bijector.bijector, kwargs)
-  return {}

@@ -13,6 +13,7 @@ __all__ = [
   'dims',
   'forward_and_log_det',
   'inverse_and_log_det',
+  'nested_kwargs',
 ]
 
 
@@ -291,6 +292,28 @@ def inverse_and_log_det(bijector, y, event_ndims, **kwargs):
     return bijector.inverse_and_log_det(y, event_ndims, **kwargs)
   x = bijector.inverse(y)
   return x, bijector.inverse_log_det_jacobian(y, event_ndims)
+
+
+def nested_kwargs(bijector, **kwargs):
+  """Hands `kwargs` to every `FlowBijector` in `bijector`.
+
+  Args:
+    bijector: `tfb.Bijector`, compositions included.
+    **kwargs: `training`, `condition`.
+
+  Returns:
+    The keyword arguments for the methods of `bijector`, nested by name as TFP
+    takes them; empty where none of its parts is a `FlowBijector`.
+  """
+  if isinstance(bijector, FlowBijector):
+    return kwargs
+  if hasattr(bijector, 'bijectors'):  # A composition takes them by name.
+    parts = tf.nest.flatten(bijector.bijectors)
+    nested = {part.name: nested_kwargs(part, **kwargs) for part in parts}
+    return {name: value for name, value in nested.items() if value}
+  if hasattr(bijector, 'bijector'):  # `tfb.Invert` hands them on.
+    return nested_kwargs(bijector.bijector, **kwargs)
+  return {}
 
 
 def _given(kwargs):
