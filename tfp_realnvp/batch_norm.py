@@ -31,6 +31,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
     epsilon=1e-4,
     momentum=0.9,
     lagged=False,
+    synchronized=False,
     statistics=None,
     validate_args=False,
     dtype=tf.float32,
@@ -45,6 +46,9 @@ class BatchNormBijector(flow_bijector.FlowBijector):
         averages.
       lagged: Python `bool`, whether training normalizes with the moving
         averages instead of the statistics of the batch.
+      synchronized: Python `bool`, whether the statistics in training are those
+        of the batch of all replicas of a `tf.distribute.Strategy` together, in
+        the log-det too.
       statistics: `MovingStatistics` to share; new ones by default, which start
         at mean 0 and variance 1.
       validate_args: Python `bool`.
@@ -62,7 +66,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       self._epsilon = epsilon
       self._lagged = lagged
       self._statistics = statistics or moving_statistics.MovingStatistics(
-        num_channels, momentum, dtype
+        num_channels, momentum, dtype, synchronized=synchronized
       )
       parameters['statistics'] = self._statistics  # A copy shares them.
       super().__init__(
@@ -93,7 +97,9 @@ class BatchNormBijector(flow_bijector.FlowBijector):
     self._check_shape(x.shape)
     mean, variance = self._statistics.mean, self._statistics.variance
     if training:
-      mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+      mean, variance = moving_statistics.batch_moments(
+        x, self._statistics.synchronized
+      )
       moved = self._statistics.update(mean, variance)
       mean, variance = moved if self._lagged else (mean, variance)
     log_stddev = tf.math.log(variance + self._epsilon) / 2

@@ -1,5 +1,6 @@
 """DensityEstimator: the Keras model that fits any tfd.Distribution."""
 
+import functools
 import math
 
 import keras
@@ -7,6 +8,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import flow_bijector
+from tfp_realnvp import moving_statistics
+from tfp_realnvp import network
 from tfp_realnvp import pixels
 
 tfd = tfp.distributions
@@ -41,8 +44,19 @@ class DensityEstimator(keras.Model):
 
   - `loss`;
   - `bits_per_dim`, the mean over the images;
-  - in evaluation, `non_finite`: how many images had a log-likelihood of NaN or
-    infinity. They are not left out of the means.
+  - `non_finite`: how many images had a log-likelihood of NaN or infinity. They
+    are not left out of the means.
+
+  In training, a batch with a loss or a gradient that is not finite is skipped:
+  weights, moments of the optimizer and moving statistics stay as they were. All
+  its images count as `non_finite`, and the means are without them. So a batch
+  with pixels outside the range, or NaN, does not end training, as
+  `max_skipped_in_a_row` of them do; in evaluation it is an error.
+
+  Inside the scope of a `tf.distribute.Strategy`, build flow and model, compile,
+  and fit on global batches. Loss, gradients, their clipping and metrics are
+  those of the global batch, however it is divided; so is batch normalization
+  with `synchronized=True`.
 
   Training passes `training=True` to the `FlowBijector`s of a
   `tfd.TransformedDistribution`, inside `tfb.Chain` and `tfb.Invert` too, so
@@ -68,6 +82,7 @@ class DensityEstimator(keras.Model):
     num_levels=256,
     l2_coefficient=0.0,
     l2_variables=(),
+    max_skipped_in_a_row=20,
     seed=None,
     name='density_estimator',
   ):
@@ -82,13 +97,15 @@ class DensityEstimator(keras.Model):
       l2_coefficient: `float`, the L2 term is this times the sum of squares of
         `l2_variables`.
       l2_variables: Variables, such as `RealNVPChain.scale_parameters`.
+      max_skipped_in_a_row: `int`, training stops with a `FloatingPointError`
+        after so many batches in a row whose loss or gradient is not finite.
       seed: `int`, seed of the noise.
       name: Name of the model.
 
     Raises:
       TypeError: If `distribution` is no `tfd.Distribution`.
-      ValueError: If its event shape is not known, or `num_levels` is not a
-        positive int.
+      ValueError: If its event shape is not known, or `num_levels` or
+        `max_skipped_in_a_row` is not a positive int.
     """
     if not isinstance(distribution, tfd.Distribution):
       raise TypeError(
@@ -105,16 +122,42 @@ class DensityEstimator(keras.Model):
       raise ValueError(
         f'`num_levels` must be a positive int or None, got {num_levels!r}.'
       )
+    if not isinstance(max_skipped_in_a_row, int) or max_skipped_in_a_row < 1:
+      raise ValueError(
+        '`max_skipped_in_a_row` must be a positive int, got '
+        f'{max_skipped_in_a_row!r}.'
+      )
     super().__init__(name=name)
     self.distribution = distribution
     self._num_levels = num_levels
     self._l2_coefficient = l2_coefficient
     self._l2_variables = tuple(l2_variables)
+    self._max_skipped_in_a_row = max_skipped_in_a_row
     self._seed_generator = keras.random.SeedGenerator(seed)
+    # Of training and of evaluation.
+    self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=2)
+    counter = lambda name: tf.Variable(
+      tf.zeros([], tf.int64),
+      trainable=False,
+      name=name,
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+    self._step = counter('step')
+    self._test_step = counter('test_step')
+    self._skipped_in_a_row = counter('skipped_in_a_row')
     self._loss = keras.metrics.Mean('loss')
     self._bits_per_dim = keras.metrics.Mean('bits_per_dim')
     self._non_finite = keras.metrics.Sum('non_finite')
     self.built = True
+
+  @property
+  def step(self):
+    """`tf.Variable`: batches of training so far, skipped ones included.
+
+    The noise of a step follows from it and the seed: a model with the variables
+    and the optimizer of another, and its `step`, goes on as the other would.
+    """
+    return self._step
 
   # The model's variables are the distribution's, whatever it is made of.
 
@@ -174,54 +217,145 @@ class DensityEstimator(keras.Model):
         f'{kwargs["loss"]!r}.'
       )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+    self.optimizer.build(self.trainable_variables)
+
+  def make_train_function(self, force=False):
+    """Keras hook: a step that raises after too many skipped ones in a row."""
+    if self.train_function is None or force:
+      super().make_train_function(force)
+      train_function = self.train_function
+
+      def checked(iterator):
+        logs = train_function(iterator)
+        if self._skipped_in_a_row >= self._max_skipped_in_a_row:
+          raise FloatingPointError(self._skipped_message())
+        return logs
+
+      self.train_function = checked
+
+  def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    """Nothing is left to build; Keras would average pixels over workers."""
+
+  def reset_metrics(self):
+    """Keras hook: sets the metrics back; evaluation noise starts again."""
+    super().reset_metrics()
+    self._test_step.assign(0)
 
   def call(self, x, condition=None, training=False):
     """Returns the log-likelihood of dequantized `x`: `[N]`, in nats."""
-    return self.distribution.log_prob(
-      self._dequantize(x), **self._log_prob_kwargs(condition, training)
-    )
+    x = self._assert_on_range(self._convert(x))
+    seed = self._seed_generator.next()
+    return self._log_prob(x, condition, seed, training)
 
   def train_step(self, data):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x = self._convert(x)
+    replica = tf.distribute.get_replica_context()
+    total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
+    before = [tf.identity(v) for v in self.non_trainable_variables]
+    seed = tf.random.fold_in(self._seeds[0], self.step)
     with tf.GradientTape() as tape:
-      log_prob = self.call(x, condition, training=True)
-      loss = -tf.reduce_mean(log_prob) + self._l2_term()
-      # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it below.
-      loss = self.optimizer.scale_loss(loss)
+      log_prob = self._log_prob(x, condition, seed, training=True)
+      log_prob = tf.where(self._is_on_range(x), log_prob, math.nan)
+      # Replicas may have parts of the batch that differ in size, or are empty.
+      count = tf.cast(total(tf.size(log_prob)), log_prob.dtype)
+      loss = -tf.reduce_sum(log_prob) / count
+      loss += self._l2_term() / replica.num_replicas_in_sync
+      # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
+      scaled_loss = self.optimizer.scale_loss(loss)
     variables = self.trainable_variables
-    gradients = tape.gradient(loss, variables)
-    self.optimizer.apply_gradients(zip(gradients, variables))
-    return self._update_metrics(self.metrics[:2], log_prob)
+    gradients = total(tape.gradient(scaled_loss, variables))
+    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+    finite = tf.reduce_all([tf.math.is_finite(total(loss)), *finite])
+    self._apply_or_undo(finite, gradients, before)
+    self.step.assign_add(1)
+    self._skipped_in_a_row.assign(
+      tf.where(finite, tf.zeros_like(self._step), self._skipped_in_a_row + 1)
+    )
+    return self._update_metrics(tf.where(finite, log_prob, 0), ~finite)
 
   def test_step(self, data):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
-    return self._update_metrics(self.metrics, self.call(x, condition))
+    seed = tf.random.fold_in(self._seeds[1], self._test_step)
+    x = self._assert_on_range(self._convert(x))
+    log_prob = self._log_prob(x, condition, seed)
+    self._test_step.assign_add(1)
+    return self._update_metrics(log_prob)
 
   def predict_step(self, data):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.call(x, condition)
 
-  def _update_metrics(self, metrics, log_prob):
-    self._loss.update_state(-log_prob + self._l2_term())
+  def _apply_or_undo(self, finite, gradients, before):
+    """Applies gradients if they are finite, else takes back the statistics.
+
+    Args:
+      finite: Boolean scalar, the same in all replicas.
+      gradients: Those of the whole batch, the same in all replicas.
+      before: The values of `non_trainable_variables` before the step.
+    """
+    optimizer, variables = self.optimizer, self.trainable_variables
+    # Keras sums what the replicas hand over, after it has clipped it.
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync > 1:
+      is_first = tf.equal(replica.replica_id_in_sync_group, 0)
+      gradients = [g * tf.cast(is_first, g.dtype) for g in gradients]
+
+    def undo(gradients, before):
+      if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It lowers its scale, and does no more.
+        optimizer.apply([g * math.nan for g in gradients], variables)
+      for variable, value in zip(self.non_trainable_variables, before):
+        variable.assign(value)
+
+    def apply(gradients, before):
+      del before
+      optimizer.apply(gradients, variables)
+
+    def update(strategy, finite, *args):
+      run = strategy.extended.call_for_each_replica
+      (finite, *_) = strategy.experimental_local_results(finite)
+      tf.cond(finite, lambda: run(apply, args), lambda: run(undo, args))
+
+    # A branch cannot merge replicas; merged replicas can branch.
+    replica.merge_call(update, args=(finite, gradients, before))
+
+  def _update_metrics(self, log_prob, skipped=False):
+    weight = tf.where(skipped, tf.zeros_like(log_prob), 1)
+    self._loss.update_state(-log_prob + self._l2_term(), weight)
     self._bits_per_dim.update_state(
-      bits_per_dim(log_prob, self.distribution.event_shape)
+      bits_per_dim(log_prob, self.distribution.event_shape), weight
     )
-    self._non_finite.update_state(~tf.math.is_finite(log_prob))
-    return {metric.name: metric.result() for metric in metrics}
+    self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
+    results = {metric.name: metric.result() for metric in self.metrics}
+    if isinstance(
+      self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ):
+      # Keras takes the mean of what the workers return over its first axis.
+      results = {name: value[tf.newaxis] for name, value in results.items()}
+    return results
+
+  def _skipped_message(self):
+    message = (
+      f'Training stopped at step {self.step.numpy()}: '
+      f'{self._skipped_in_a_row.numpy()} batches in a row had a loss or a gradient '
+      'that is not finite and were skipped, `max_skipped_in_a_row` is '
+      f'{self._max_skipped_in_a_row}. Weights, moments and statistics are those '
+      'before these batches. A lower learning rate may help'
+    )
+    if self._num_levels is None:
+      return message + '; so does data without NaN.'
+    return message + (
+      f'; pixels that are NaN or outside [0, {self._num_levels}) also have no '
+      'finite loss.'
+    )
 
   def _l2_term(self):
     squares = [tf.reduce_sum(v**2) for v in self._l2_variables]
     return self._l2_coefficient * sum(squares)
 
-  def _log_prob_kwargs(self, condition, training):
-    bijector = getattr(self.distribution, 'bijector', None)
-    kwargs = flow_bijector.nested_kwargs(
-      bijector, training=training, condition=condition
-    )
-    return {'bijector_kwargs': kwargs} if kwargs else {}
-
-  def _dequantize(self, x):
-    dtype = self.distribution.dtype
+  def _convert(self, x):
+    """Returns `x` as a tensor of a batch of events."""
     x = tf.convert_to_tensor(x)
     event_shape = self.distribution.event_shape
     if not x.shape[1:].is_compatible_with(event_shape):
@@ -229,11 +363,41 @@ class DensityEstimator(keras.Model):
         f'`x` must be a batch of events of shape {event_shape}, got shape '
         f'{x.shape}.'
       )
+    return x
+
+  def _assert_on_range(self, x):
     if self._num_levels is None:
-      return tf.cast(x, dtype)
-    if x.dtype.is_floating or self._num_levels <= x.dtype.max:
-      x = pixels.assert_on_range(x, self._num_levels)
-    noise = keras.random.uniform(
-      tf.shape(x), dtype=dtype.name, seed=self._seed_generator
+      return x
+    return pixels.assert_on_range(x, self._num_levels)
+
+  def _is_on_range(self, x):
+    """Which events `[N]` hold pixels and nothing else."""
+    if self._num_levels is None:
+      return True
+    on_range = pixels.is_on_range(x, self._num_levels)
+    return tf.reduce_all(on_range, axis=list(range(1, x.shape.rank)))
+
+  def _log_prob(self, x, condition, seed, training=False):
+    distribution = self.distribution
+    if self._num_levels is None:
+      x = tf.cast(x, distribution.dtype)
+    else:
+      noise = _noise(x, seed, distribution.dtype)
+      x = pixels.dequantize(x, noise, self._num_levels)
+    bijector = getattr(distribution, 'bijector', None)
+    kwargs = flow_bijector.nested_kwargs(
+      bijector, training=training, condition=condition
     )
-    return pixels.dequantize(x, noise, self._num_levels)
+    kwargs = {'bijector_kwargs': kwargs} if kwargs else {}
+    return distribution.log_prob(x, **kwargs)
+
+
+def _noise(x, seed, dtype):
+  """Uniform noise like `x`: this replica's part of that of the whole batch."""
+  replica = tf.distribute.get_replica_context()
+  count, *event_shape = flow_bijector.dims(x)
+  noise = tf.random.stateless_uniform(
+    [count * replica.num_replicas_in_sync, *event_shape], seed, dtype=dtype
+  )
+  start = replica.replica_id_in_sync_group * count
+  return noise[start : start + count]

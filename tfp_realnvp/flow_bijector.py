@@ -52,7 +52,7 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
 
   As for every TFP bijector, a result is cached for as long as it is alive, and
   the same tensor asked for again gets the same result. A call with
-  `training=True` empties the cache and computes anew.
+  `training=True` computes anew.
   """
 
   # Whether `forward` is latent -> data. Of the components' it never is.
@@ -144,13 +144,13 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
   def _call_forward(self, x, name, **kwargs):
     x, kwargs = self._convert(x, 'x'), _given(kwargs)
     if kwargs.get('training') and not self._is_generative:
-      self._cache.clear()
+      self._forget(x, 'forward')
     return super()._call_forward(x, name, **kwargs)
 
   def _call_inverse(self, y, name, **kwargs):
     y, kwargs = self._convert(y, 'y'), _given(kwargs)
     if kwargs.get('training') and self._is_generative:
-      self._cache.clear()
+      self._forget(y, 'inverse')
     return super()._call_inverse(y, name, **kwargs)
 
   def _call_forward_log_det_jacobian(self, x, event_ndims, name, **kwargs):
@@ -162,6 +162,13 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
     return super()._call_inverse_log_det_jacobian(
       self._convert(y, 'y'), event_ndims, name, **_given(kwargs)
     )
+
+  def _forget(self, value, direction):
+    """Drops what the cache holds of `value`; replicas share the cache."""
+    for key in self._cache.weak_keys(direction=direction):
+      if key() is value:
+        key.cancel()
+        del self._cache.storage[key]
 
   def _convert(self, value, name):
     """Returns `value` as a tensor of `self.dtype`; never casts a tensor."""

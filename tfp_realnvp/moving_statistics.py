@@ -1,8 +1,16 @@
-"""Moving averages of batch statistics, for all batch normalization."""
+"""Batch statistics and their moving averages, for all batch normalization."""
+
+import contextlib
 
 import tensorflow as tf
 
-__all__ = ['MovingStatistics', 'blend']
+__all__ = [
+  'MovingStatistics',
+  'averaged_anew',
+  'batch_moments',
+  'blend',
+  'in_sync',
+]
 
 
 class MovingStatistics(tf.Module):
@@ -17,6 +25,9 @@ class MovingStatistics(tf.Module):
   where the rate falls from 1 to `1 - rho`: the average is that of the batches
   seen, without a trace of the initial mean 0 and variance 1 (the bias
   correction of Adam, Kingma and Ba, 2015).
+
+  A channel whose batch statistics are not finite is left as it is; so are all
+  by a replica that got no part of an uneven batch.
   """
 
   def __init__(
@@ -25,6 +36,7 @@ class MovingStatistics(tf.Module):
     momentum=0.9,
     dtype=tf.float32,
     num_layers=None,
+    synchronized=False,
     name='moving_statistics',
   ):
     """Initializes MovingStatistics.
@@ -35,6 +47,9 @@ class MovingStatistics(tf.Module):
       dtype: Dtype of the averages.
       num_layers: `int`, for the averages of a stack of layers, `[num_layers,
         C]`, that move together; `None` for those of one, `[C]`.
+      synchronized: Python `bool`, whether the batch of all replicas of a
+        `tf.distribute.Strategy` counts as one. Otherwise each replica
+        normalizes its own part, and the averages are of all replicas' averages.
       name: Name of the module.
 
     Raises:
@@ -48,13 +63,18 @@ class MovingStatistics(tf.Module):
       raise ValueError(f'`momentum` must be in [0, 1), got {momentum!r}.')
     super().__init__(name=name)
     self.momentum = momentum
+    self.synchronized = synchronized
+    self._anew = False
+    # Synchronized replicas move alike: no need for them to confer.
+    aggregation = (
+      tf.VariableAggregation.ONLY_FIRST_REPLICA
+      if synchronized
+      else tf.VariableAggregation.MEAN
+    )
     shape = [num_channels] if num_layers is None else [num_layers, num_channels]
     with self.name_scope:
       variable = lambda value, name: tf.Variable(
-        value,
-        trainable=False,
-        name=name,
-        aggregation=tf.VariableAggregation.MEAN,
+        value, trainable=False, name=name, aggregation=aggregation
       )
       self.mean = variable(tf.zeros(shape, dtype), 'moving_mean')
       self.variance = variable(tf.ones(shape, dtype), 'moving_variance')
@@ -62,8 +82,11 @@ class MovingStatistics(tf.Module):
 
   def read(self):
     """Returns mean, variance, and the rate at which the next batch counts."""
-    momentum = tf.constant(self.momentum, self.mean.dtype)
-    rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
+    if self._anew:
+      rate = 1 / (self.num_updates + 1)  # The limit, as `rho` goes to 1.
+    else:
+      momentum = tf.constant(self.momentum, self.mean.dtype)
+      rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
   def update(self, mean, variance):
@@ -86,6 +109,67 @@ class MovingStatistics(tf.Module):
     return moved_mean, moved_variance
 
 
+@contextlib.contextmanager
+def averaged_anew(module):
+  """Sets moving statistics to plain means of the batches seen within.
+
+  What is traced within averages all batches alike, whatever the momentum is.
+
+  Args:
+    module: `tf.Module`, whose `MovingStatistics` start anew.
+  """
+  found = [m for m in module.submodules if isinstance(m, MovingStatistics)]
+  for statistics in found:
+    statistics.num_updates.assign(0)
+    statistics._anew = True
+  try:
+    yield
+  finally:
+    for statistics in found:
+      statistics._anew = False
+
+
 def blend(moving, batch, rate):
   """A moving average after a step at `rate` towards the batch (eq. 20, 21)."""
+  batch = tf.where(tf.math.is_finite(batch), batch, moving)
   return (1 - rate) * moving + rate * batch
+
+
+def in_sync(synchronized):
+  """Whether statistics are now to be those of several replicas together."""
+  replica = tf.distribute.get_replica_context()
+  return bool(synchronized and replica and replica.num_replicas_in_sync > 1)
+
+
+def batch_moments(x, synchronized=False):
+  """Mean and variance of each channel, over a whole batch.
+
+  Args:
+    x: `[..., C]`.
+    synchronized: Python `bool`, whether the batch is that of all replicas,
+      whose parts may differ in size.
+
+  Returns:
+    mean: `[C]`; where synchronized, with gradients to all replicas.
+    variance: `[C]`, without Bessel's correction.
+  """
+  mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+  if not in_sync(synchronized):
+    return mean, variance
+  replica = tf.distribute.get_replica_context()
+  count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+  own = tf.stack([tf.fill(mean.shape, count), mean, variance])
+  own = tf.where(count > 0, own, 0)
+  # A sum of rows that others leave empty is a gather, with a gradient.
+  row = tf.one_hot(
+    replica.replica_id_in_sync_group,
+    replica.num_replicas_in_sync,
+    dtype=x.dtype,
+  )
+  rows = row[:, tf.newaxis, tf.newaxis] * own
+  rows = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
+  counts, means, variances = tf.unstack(rows, axis=1)
+  shares = counts / tf.reduce_sum(counts, axis=0)
+  mean = tf.reduce_sum(shares * means, axis=0)
+  squares = variances + (means - mean) ** 2
+  return mean, tf.reduce_sum(shares * squares, axis=0)

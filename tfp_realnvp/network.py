@@ -57,6 +57,7 @@ class ResidualNetwork(tf.Module):
     initial_magnitude=1.0,
     momentum=0.9,
     lagged=False,
+    synchronized=False,
     recompute=False,
     compute_dtype=None,
     dtype=tf.float32,
@@ -79,6 +80,8 @@ class ResidualNetwork(tf.Module):
       momentum: `float`, momentum of the moving statistics of batch norm.
       lagged: Python `bool`, whether batch norm is that of appendix E, see
         `BatchNormBijector`.
+      synchronized: Python `bool`, whether batch statistics are those of all
+        replicas of a `tf.distribute.Strategy` together.
       recompute: Python `bool`, whether the backward pass of training computes
         the activations again instead of keeping them (Chen et al., 2016).
       compute_dtype: Dtype of the activations, such as `tf.bfloat16`; by default
@@ -120,13 +123,21 @@ class ResidualNetwork(tf.Module):
     with self.name_scope:
       self.input_offset = constant(0, in_channels, name='input_offset')
       self.input_statistics = moving_statistics.MovingStatistics(
-        in_channels, momentum, dtype=dtype, name='input_statistics'
+        in_channels,
+        momentum,
+        dtype=dtype,
+        synchronized=synchronized,
+        name='input_statistics',
       )
       self.input_kernel = kernels(3, 3, joined, hidden, name='input_kernel')
       # Of the two batch norms of each block, then of the output's.
       self.offsets = constant(0, 2 * blocks + 1, hidden, name='offsets')
       self.statistics = moving_statistics.MovingStatistics(
-        hidden, momentum, num_layers=2 * blocks + 1, dtype=dtype
+        hidden,
+        momentum,
+        dtype=dtype,
+        num_layers=2 * blocks + 1,
+        synchronized=synchronized,
       )
       self.first_kernels = kernels(
         blocks, 3, 3, hidden, hidden, name='first_kernels'
@@ -190,7 +201,14 @@ class ResidualNetwork(tf.Module):
     batch = []
 
     def norm(x, offset, *moving):
-      y, statistics = _batch_norm(x, offset, moving, training, self.lagged)
+      y, statistics = _batch_norm(
+        x,
+        offset,
+        moving,
+        training,
+        lagged=self.lagged,
+        synchronized=self.statistics.synchronized,
+      )
       batch.append(statistics)
       return y
 
@@ -396,7 +414,7 @@ def _convolve(x, kernel):
   return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), strides=1, padding='SAME')
 
 
-def _batch_norm(x, offset, moving, training, lagged):
+def _batch_norm(x, offset, moving, training, lagged, synchronized):
   """Batch normalization over batch and space, with an offset and no scale.
 
   Args:
@@ -406,17 +424,21 @@ def _batch_norm(x, offset, moving, training, lagged):
     training: Python `bool`, whether to normalize with the batch's statistics.
     lagged: Python `bool`, whether to normalize with the moving statistics after
       they moved instead.
+    synchronized: Python `bool`, whether the batch is that of all replicas.
 
   Returns:
     y: Like `x`.
     batch: In training the batch's mean and variance, `[C]`, else `None`.
   """
   mean, variance, rate = moving
-  if offset.dtype != tf.float32 or (training and lagged):
-    # The fused kernel has neither.
+  synchronized = moving_statistics.in_sync(synchronized)
+  if offset.dtype != tf.float32 or (training and (lagged or synchronized)):
+    # The fused kernel has none of these.
     batch = None
     if training:
-      batch = tf.nn.moments(tf.cast(x, offset.dtype), [0, 1, 2])
+      batch = moving_statistics.batch_moments(
+        tf.cast(x, offset.dtype), synchronized
+      )
       mean, variance = batch
       if lagged:
         mean = moving_statistics.blend(moving[0], mean, rate)

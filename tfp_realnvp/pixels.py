@@ -3,7 +3,14 @@
 import numpy as np
 import tensorflow as tf
 
-__all__ = ['assert_on_range', 'dequantize']
+__all__ = ['assert_on_range', 'dequantize', 'is_on_range']
+
+
+def is_on_range(x, num_levels):
+  """Which elements of `x` are pixels on `[0, num_levels)`; NaN is not."""
+  if x.dtype.is_integer and x.dtype.min == 0 and num_levels > x.dtype.max:
+    return tf.fill(tf.shape(x), True)
+  return (x >= 0) & (x < num_levels)
 
 
 def assert_on_range(x, num_levels, name='x'):
@@ -18,7 +25,7 @@ def assert_on_range(x, num_levels, name='x'):
     InvalidArgumentError: If an element is NaN or outside `[0, num_levels)`; not
       in graphs that XLA compiles, which drop the check.
   """
-  outside = tf.reshape(~((x >= 0) & (x < num_levels)), [-1])
+  outside = tf.reshape(~is_on_range(x, num_levels), [-1])
   first = tf.argmax(tf.cast(outside, tf.int32))
   check = tf.debugging.Assert(
     ~tf.reduce_any(outside),

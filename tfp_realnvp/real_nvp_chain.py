@@ -66,6 +66,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     lagged_batch_norm=False,
     lagged_network_norm=False,
     momentum=0.9,
+    synchronized=False,
     condition_size=None,
     logit_transform='default',
     recompute_networks=False,
@@ -95,6 +96,8 @@ class RealNVPChain(flow_bijector.FlowBijector):
       lagged_network_norm: Python `bool`, the same for batch normalization
         within the networks; it slows learning at first.
       momentum: `float`, momentum of the moving statistics.
+      synchronized: Python `bool`, whether all batch statistics are those of
+        all replicas of a `tf.distribute.Strategy` together.
       condition_size: `int`, size `K` of the `condition` of a conditional flow
         (appendix F), which then is an argument of every call: `[..., K]`.
       logit_transform: `tfb.Bijector` or `None`, from data to the real line;
@@ -157,6 +160,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
           lagged_batch_norm=lagged_batch_norm,
           lagged_network_norm=lagged_network_norm,
           momentum=momentum,
+          synchronized=synchronized,
           condition_size=condition_size,
           recompute_networks=recompute_networks,
           compute_dtype=compute_dtype,
@@ -304,6 +308,7 @@ class _Builder:
     lagged_batch_norm,
     lagged_network_norm,
     momentum,
+    synchronized,
     condition_size,
     recompute_networks,
     compute_dtype,
@@ -314,8 +319,9 @@ class _Builder:
     self._num_blocks = num_blocks
     self._hidden_channels = hidden_channels
     self._batch_norm = batch_norm
-    self._norm = {'lagged': lagged_batch_norm, 'momentum': momentum}
-    self._network_norm = {'lagged': lagged_network_norm, 'momentum': momentum}
+    norm = {'momentum': momentum, 'synchronized': synchronized}
+    self._norm = {'lagged': lagged_batch_norm, **norm}
+    self._network_norm = {'lagged': lagged_network_norm, **norm}
     self._network = {
       'condition_size': condition_size,
       'recompute': recompute_networks,
