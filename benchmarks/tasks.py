@@ -8,6 +8,9 @@ import collections.abc
 import dataclasses
 import functools
 import math
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 
@@ -79,10 +82,10 @@ def _estimator(distribution, jit_compile):
 
 def pipeline(batch_size=64, image_size=32):
   """A batch of the input pipeline of `examples/train_cifar.py`."""
-  from examples import train_cifar
+  from examples import recipe
 
   images = _images(10_000, image_size)
-  batches = train_cifar.training_data(images, batch_size, flip=True, seed=0)
+  batches = recipe.training_batches(images, batch_size, flip=True, seed=0)
   return functools.partial(next, iter(batches))
 
 
@@ -122,6 +125,75 @@ def log_prob(
     distribution.log_prob, jit_compile=jit_compile, autograph=False
   )
   return lambda: function(images).numpy()
+
+
+def serving(architecture, runtime, batch_size=1, requests=1, **options):
+  """Requests for the log-likelihood of uint8 images, one after another.
+
+  Args:
+    architecture: One of `ARCHITECTURES`.
+    runtime: 'library', which is no SavedModel at all; 'SavedModel'; 'frozen',
+      its variables made constants; 'OpenVINO' or 'ONNX Runtime', reading it.
+    batch_size: Images of a request.
+    requests: How many.
+    **options: Of `RealNVPChain`.
+  """
+  distribution = _distribution(architecture, **options)
+  images = _images(batch_size, distribution.event_shape[0])
+  answer = _answer(distribution, runtime)
+
+  def run():
+    for _ in range(requests):
+      result = np.asarray(answer(images))
+    return result
+
+  return run
+
+
+def _answer(distribution, runtime):
+  """A function from uint8 images to log-likelihoods."""
+  import tensorflow as tf
+
+  from tfp_realnvp import saved_model
+
+  if runtime == 'library':
+    function = tf.function(
+      lambda x: distribution.log_prob(tf.cast(x, tf.float32) + 0.5),
+      autograph=False,
+    )
+    return lambda images: function(tf.constant(images))
+  with tempfile.TemporaryDirectory() as folder:
+    path = saved_model.export_saved_model(distribution, f'{folder}/1')
+    if runtime == 'OpenVINO':
+      import openvino
+
+      compiled = openvino.compile_model(path, 'CPU')
+      return lambda images: compiled({'images': images})['log_prob']
+    if runtime == 'ONNX Runtime':
+      import onnxruntime
+
+      file = f'{folder}/log_prob.onnx'
+      command = [sys.executable, '-m', 'tf2onnx.convert', '--opset=18']
+      command += ['--saved-model', path, '--output', file]
+      subprocess.run(command, check=True, capture_output=True)
+      session = onnxruntime.InferenceSession(file)
+      return lambda images: session.run(['log_prob'], {'images': images})[0]
+    model = tf.saved_model.load(path)
+  function = model.signatures['log_prob']
+  if runtime == 'frozen':
+    from tensorflow.python.framework import convert_to_constants
+
+    frozen = convert_to_constants.convert_variables_to_constants_v2(function)
+    (index,) = (
+      i
+      for i, name in enumerate(sorted(function.structured_outputs))
+      if name == 'log_prob'
+    )
+    return lambda images: frozen(tf.constant(images))[index]
+  # The model holds the variables: a function alone would lose them.
+  return lambda images, model=model: function(images=tf.constant(images))[
+    'log_prob'
+  ]
 
 
 def sample(

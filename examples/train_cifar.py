@@ -8,27 +8,32 @@ or, without a network and in minutes, on the digits that ship with scikit-learn:
 
 Writes to --model_dir: checkpoints, metrics.csv, TensorBoard summaries, a
 picture of samples beside real images every --evaluate_every steps, and the
-flags it was started with. Started again on the same directory it goes on where
-it stopped.
+flags it was started with. Stopped anywhere and started again on the same
+directory it goes on where it stopped, to the same weights; on a CPU to the bit,
+with --deterministic. At the end it re-estimates the moving statistics of batch
+normalization, into final/.
+
+On several devices: --distribute=mirrored (all GPUs of a machine), multi_worker
+(started once for each worker, with TF_CONFIG set) or tpu. --batch_size is that
+of all together.
 """
 
 import csv
+import io
 import json
+import os
 import pathlib
 import time
 
 from absl import app
 from absl import flags
-from absl import logging
 import keras
 import numpy as np
+import recipe
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp
 from tfp_realnvp import visualization
-
-tfd = tfp.distributions
 
 # What the data set decides, unless a flag says otherwise. CIFAR-10: section 4.1
 # of the paper.
@@ -50,7 +55,14 @@ DEFAULTS = {
     'cooldown_steps': 200,
   },
 }
-NUM_LEVELS = {'cifar10': 256, 'digits': 17}
+STRATEGIES = {
+  'none': tf.distribute.get_strategy,
+  'mirrored': tf.distribute.MirroredStrategy,
+  'multi_worker': tf.distribute.MultiWorkerMirroredStrategy,
+  'tpu': lambda: tf.distribute.TPUStrategy(
+    tf.distribute.cluster_resolver.TPUClusterResolver.connect(FLAGS.tpu)
+  ),
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum('dataset', 'cifar10', sorted(DEFAULTS), 'What to train on.')
@@ -106,62 +118,23 @@ flags.DEFINE_boolean(
 flags.DEFINE_boolean(
   'jit_compile', False, 'Whether to compile with XLA: faster but on a CPU.'
 )
+flags.DEFINE_enum(
+  'distribute', 'none', sorted(STRATEGIES), 'What to divide batches over.'
+)
+flags.DEFINE_string('tpu', '', 'Address or name of the TPU.')
+flags.DEFINE_boolean(
+  'synchronized',
+  True,
+  'Whether batch statistics are those of all devices together.',
+)
+flags.DEFINE_boolean(
+  'deterministic',
+  False,
+  'Whether to use only operations that always round alike: slower.',
+)
 flags.DEFINE_integer('seed', 0, 'Of weights, noise and order of the data.')
 
-# The flags that a run cannot change once it has begun.
-_ARCHITECTURE = (
-  'dataset',
-  'num_scales',
-  'num_blocks',
-  'hidden_channels',
-  'lagged_batch_norm',
-)
 _NUM_SAMPLES = 64
-
-
-def load_digits():
-  """Returns scikit-learn's digits: 1,500 train and 297 test, [8, 8, 1]."""
-  from sklearn import datasets  # Needed for this data set alone.
-
-  images = datasets.load_digits().images[..., np.newaxis].astype(np.uint8)
-  images = np.random.default_rng(0).permutation(images)
-  return images[:1500], images[1500:]
-
-
-def load_cifar10(data_dir):
-  """Returns CIFAR-10 through TFDS: train and test images, [32, 32, 3]."""
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder('cifar10', data_dir=data_dir)
-  if not builder.is_prepared():
-    advice = (
-      f'CIFAR-10 is not prepared in --data_dir={builder.data_dir_root}. '
-      'Without a network, run `tfds build cifar10` where there is one, copy '
-      'the folder here and name it with --data_dir; or train on '
-      '--dataset=digits.'
-    )
-    logging.info('%s Downloading it; TFDS retries for some minutes.', advice)
-    try:
-      builder.download_and_prepare()
-    except Exception as error:  # TFDS lets through what its download raises.
-      raise SystemExit(f'{advice} Downloading failed: {error}') from error
-  splits = builder.as_dataset(split=['train', 'test'], batch_size=1000)
-  return tuple(
-    np.concatenate([batch['image'] for batch in split.as_numpy_iterator()])
-    for split in splits
-  )
-
-
-def training_data(images, batch_size, flip, seed):
-  """Returns endless shuffled batches, horizontally flipped at random."""
-  dataset = tf.data.Dataset.from_tensor_slices(images)
-  dataset = dataset.shuffle(len(images), seed=seed).repeat()
-  if flip:
-    dataset = dataset.map(
-      lambda image: tf.image.random_flip_left_right(image, seed=seed),
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
-  return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def histogram_bits_per_dim(train, test, num_levels):
@@ -180,26 +153,21 @@ def histogram_bits_per_dim(train, test, num_levels):
   return float(np.mean(bits))
 
 
-def build_model(event_shape, num_levels):
+def build_model():
   """Returns the model that the flags describe, compiled."""
-  flow = tfp_realnvp.RealNVPChain(
-    event_shape,
-    num_scales=FLAGS.num_scales,
-    num_blocks=FLAGS.num_blocks,
-    hidden_channels=FLAGS.hidden_channels,
-    lagged_batch_norm=FLAGS.lagged_batch_norm,
+  distribution = recipe.build_distribution(
+    **architecture(),
     momentum=FLAGS.momentum,
-    logit_transform=tfp_realnvp.LogitTransform(num_levels),
+    synchronized=FLAGS.synchronized,
     recompute_networks=FLAGS.recompute_networks,
     compute_dtype=FLAGS.compute_dtype,
     seed=FLAGS.seed,
   )
-  base = tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=event_shape)
   model = tfp_realnvp.DensityEstimator(
-    tfd.TransformedDistribution(base, flow),
-    num_levels=num_levels,
+    distribution,
+    num_levels=recipe.NUM_LEVELS[FLAGS.dataset],
     l2_coefficient=FLAGS.l2_coefficient,
-    l2_variables=flow.scale_parameters,
+    l2_variables=distribution.bijector.scale_parameters,
     seed=FLAGS.seed,
   )
   optimizer = keras.optimizers.Adam(
@@ -208,41 +176,11 @@ def build_model(event_shape, num_levels):
   if FLAGS.compute_dtype == 'float16':
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
   model.compile(optimizer, jit_compile=FLAGS.jit_compile)
-  optimizer.build(model.trainable_variables)
   return model
 
 
-class Checkpoints(keras.callbacks.Callback):
-  """Saves model and optimizer every so many steps; goes on from the newest."""
-
-  def __init__(self, model, directory, every):
-    super().__init__()
-    self._optimizer = model.optimizer
-    self._every = every
-    self._manager = tf.train.CheckpointManager(
-      tf.train.Checkpoint(
-        distribution=model.distribution, optimizer=model.optimizer
-      ),
-      directory,
-      max_to_keep=3,
-    )
-
-  @property
-  def step(self):
-    return int(self._optimizer.iterations)
-
-  def restore(self):
-    path = self._manager.latest_checkpoint
-    if path:
-      self._manager.checkpoint.restore(path).assert_existing_objects_matched()
-      logging.info('Going on from step %d of %s.', self.step, path)
-
-  def save(self):
-    self._manager.save(checkpoint_number=self.step)
-
-  def on_train_batch_end(self, batch, logs=None):
-    if self.step % self._every == 0:
-      self.save()
+def architecture():
+  return {name: FLAGS[name].value for name in recipe.ARCHITECTURE}
 
 
 class Cooldown(keras.callbacks.Callback):
@@ -255,20 +193,19 @@ class Cooldown(keras.callbacks.Callback):
     self._cooldown_steps = cooldown_steps
 
   def on_train_batch_begin(self, batch, logs=None):
-    optimizer = self.model.optimizer
-    left = self._num_steps - int(optimizer.iterations)
+    left = self._num_steps - int(self.model.step.numpy())
     share = min(1.0, left / self._cooldown_steps) if self._cooldown_steps else 1
-    optimizer.learning_rate = self._learning_rate * share
+    self.model.optimizer.learning_rate = self._learning_rate * share
 
 
 def prepare_model_dir(model_dir):
   """Makes the directory, keeps the flags of the run; exits if they changed."""
   path = model_dir / 'flags.json'
-  values = {name: FLAGS[name].value for name in _ARCHITECTURE}
+  values = architecture()
   try:
     model_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-      path.write_text(json.dumps(values, indent=2))
+      replace_text(path, json.dumps(values, indent=2))
       return
   except OSError as error:
     raise SystemExit(
@@ -283,33 +220,66 @@ def prepare_model_dir(model_dir):
       )
 
 
-def evaluate(model, test):
-  """Returns the metrics on held-out images, each named test_...."""
-  metrics = model.evaluate(test, batch_size=100, verbose=0, return_dict=True)
-  return {f'test_{name}': value for name, value in metrics.items()}
+class Reports:
+  """Writes metrics.csv, TensorBoard summaries and pictures of samples."""
+
+  def __init__(self, model_dir, step, is_chief):
+    """Takes up metrics.csv as it was at `step`, where training goes on."""
+    self._model_dir = model_dir
+    self._is_chief = is_chief
+    self._rows = []
+    path = model_dir / 'metrics.csv'
+    if path.exists():
+      rows = csv.DictReader(path.read_text().splitlines())
+      self._rows = [row for row in rows if int(row['step']) <= step]
+    before = float(self._rows[-1]['seconds']) if self._rows else 0
+    self._start = time.time() - before
+    if is_chief:
+      self._writer = tf.summary.create_file_writer(str(model_dir))
+
+  @property
+  def step(self):
+    """The step of the last row."""
+    return int(self._rows[-1]['step']) if self._rows else 0
+
+  def write(self, step, metrics, model, real):
+    """Adds a row, with the seconds since the beginning, and a picture.
+
+    Args:
+      step: `int`.
+      metrics: Dict of floats.
+      model: `DensityEstimator`.
+      real: Images to draw samples beside.
+    """
+    row = {'step': step, **metrics, 'seconds': time.time() - self._start}
+    self._rows.append(row)
+    if not self._is_chief:
+      return
+    text = io.StringIO()
+    table = csv.DictWriter(text, row, extrasaction='ignore')
+    table.writeheader()
+    table.writerows(self._rows)
+    replace_text(self._model_dir / 'metrics.csv', text.getvalue())
+    picture = real_and_samples(model, real)
+    path = str(samples_path(self._model_dir, step))
+    tf.io.write_file(path, tf.io.encode_png(picture))
+    with self._writer.as_default(step=step):
+      for name, value in row.items():
+        tf.summary.scalar(name, value)
+      tf.summary.image('real_and_samples', picture[np.newaxis])
 
 
-def samples_path(model_dir, step):
-  return model_dir / f'samples-{step:07d}.png'
+def replace_text(path, text):
+  """Writes a file so that it is the old one or the new one at any time."""
+  replacement = path.with_name(f'{path.name}.{os.getpid()}')
+  replacement.write_text(text)
+  replacement.replace(path)
 
 
-def write_metrics(model_dir, writer, step, metrics):
-  """Appends a row to metrics.csv and writes TensorBoard scalars."""
-  path = model_dir / 'metrics.csv'
-  is_new = not path.exists()
-  with path.open('a', newline='') as file:
-    rows = csv.DictWriter(file, ['step', *metrics])
-    if is_new:
-      rows.writeheader()
-    rows.writerow({'step': step, **metrics})
-  with writer.as_default(step=step):
-    for name, value in metrics.items():
-      tf.summary.scalar(name, value)
-
-
-def write_samples(model_dir, writer, step, model, real, num_levels):
-  """Writes a picture of real images, left, and samples, right."""
+def real_and_samples(model, real):
+  """Returns a picture of real images, left, and samples, right."""
   samples = model.distribution.sample(len(real), seed=[FLAGS.seed, 0])
+  num_levels = recipe.NUM_LEVELS[FLAGS.dataset]
   zoom = max(1, 32 // real.shape[1])
   grids = [
     visualization.image_grid(
@@ -317,11 +287,49 @@ def write_samples(model_dir, writer, step, model, real, num_levels):
     )
     for images in (real, samples)
   ]
-  picture = visualization.side_by_side(*grids)
-  path = str(samples_path(model_dir, step))
-  tf.io.write_file(path, tf.io.encode_png(picture))
-  with writer.as_default(step=step):
-    tf.summary.image('real_and_samples', picture[np.newaxis])
+  return visualization.side_by_side(*grids)
+
+
+def samples_path(model_dir, step):
+  return model_dir / f'samples-{step:07d}.png'
+
+
+def evaluate(model, test):
+  """Returns the metrics on held-out images, each named test_...."""
+  metrics = model.evaluate(test, batch_size=100, verbose=0, return_dict=True)
+  return {f'test_{name}': value for name, value in metrics.items()}
+
+
+def train(model, train_images, test_images, checkpoints, reports):
+  """Trains up to --num_steps, with a report every --evaluate_every."""
+  every, end = FLAGS.evaluate_every, FLAGS.num_steps
+  cooldown = Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
+  train_images = tf.constant(train_images)
+  while True:
+    step = checkpoints.step
+    if step > reports.step and (step % every == 0 or step == end):
+      # Those of training first: evaluation begins by setting them to 0.
+      metrics = model.get_metrics_result()
+      metrics = {f'train_{k}': float(v) for k, v in metrics.items()}
+      metrics |= evaluate(model, test_images)
+      reports.write(step, metrics, model, test_images[:_NUM_SAMPLES])
+    if step >= end:
+      return
+    until = min((step // every + 1) * every, end)
+    batches = recipe.training_batches(
+      train_images,
+      FLAGS.batch_size,
+      flip=FLAGS.dataset == 'cifar10',
+      seed=FLAGS.seed,
+      start=step,
+    )
+    model.fit(
+      batches,
+      steps_per_epoch=until - step,
+      shuffle=False,
+      callbacks=[cooldown, checkpoints],
+    )
+    checkpoints.save()
 
 
 def main(argv):
@@ -330,64 +338,47 @@ def main(argv):
   for name, value in DEFAULTS[FLAGS.dataset].items():
     if FLAGS[name].value is None:
       FLAGS[name].value = value
+  strategy = STRATEGIES[FLAGS.distribute]()
   keras.utils.set_random_seed(FLAGS.seed)
-  num_levels = NUM_LEVELS[FLAGS.dataset]
+  if FLAGS.deterministic:
+    tf.config.experimental.enable_op_determinism()
   model_dir = pathlib.Path(FLAGS.model_dir)
   prepare_model_dir(model_dir)
-  if FLAGS.dataset == 'digits':
-    train, test = load_digits()
-  else:
-    train, test = load_cifar10(FLAGS.data_dir)
+  train_images, test_images = recipe.load_images(FLAGS.dataset, FLAGS.data_dir)
   try:
-    model = build_model(train.shape[1:], num_levels)
+    with strategy.scope():
+      model = build_model()
   except ValueError as error:
     raise SystemExit(f'The flags do not go together: {error}') from error
-  checkpoints = Checkpoints(model, str(model_dir), FLAGS.checkpoint_every)
-  checkpoints.restore()
-  # A run that goes on sees the data in another order.
-  batches = training_data(
-    train,
-    FLAGS.batch_size,
-    flip=FLAGS.dataset == 'cifar10',
-    seed=FLAGS.seed + checkpoints.step,
+  checkpoints = tfp_realnvp.Checkpoints(
+    model, model_dir, FLAGS.checkpoint_every
   )
-  writer = tf.summary.create_file_writer(str(model_dir))
-  cooldown = Cooldown(
-    FLAGS.learning_rate, FLAGS.num_steps, FLAGS.cooldown_steps
-  )
-  every, start = FLAGS.evaluate_every, time.time()
   try:
-    while checkpoints.step < FLAGS.num_steps:
-      step = checkpoints.step
-      until = min((step // every + 1) * every, FLAGS.num_steps)
-      history = model.fit(
-        batches,
-        steps_per_epoch=until - step,
-        shuffle=False,
-        callbacks=[cooldown, checkpoints],
-      )
-      checkpoints.save()
-      step = checkpoints.step  # Loss scaling can have skipped some.
-      metrics = {f'train_{k}': v[0] for k, v in history.history.items()}
-      metrics |= evaluate(model, test)
-      metrics['seconds'] = time.time() - start
-      write_metrics(model_dir, writer, step, metrics)
-      write_samples(
-        model_dir, writer, step, model, test[:_NUM_SAMPLES], num_levels
-      )
+    checkpoints.restore(epoch_steps=FLAGS.evaluate_every)
+    reports = Reports(model_dir, checkpoints.step, checkpoints.is_chief)
+    train(model, train_images, test_images, checkpoints, reports)
   except KeyboardInterrupt:
     checkpoints.save()
     print(f'Stopped at step {checkpoints.step}, and saved.')
     return
+  except (FloatingPointError, OSError, ValueError) as error:
+    raise SystemExit(str(error)) from error
 
-  metrics = evaluate(model, test)
-  baseline = histogram_bits_per_dim(train, test, num_levels)
+  step, trained = checkpoints.step, evaluate(model, test_images)
+  model.reestimate_statistics(train_images, batch_size=FLAGS.batch_size)
+  metrics = evaluate(model, test_images)
+  tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
+  baseline = histogram_bits_per_dim(
+    train_images, test_images, recipe.NUM_LEVELS[FLAGS.dataset]
+  )
   print(
-    f'Step {checkpoints.step}: '
+    f'Step {step}: '
     f'test bits/dim {metrics["test_bits_per_dim"]:.3f} '
-    f'(non-finite: {metrics["test_non_finite"]:.0f} of {len(test)} images); '
+    f'(non-finite: {metrics["test_non_finite"]:.0f} of {len(test_images)} '
+    f'images), before statistics were re-estimated '
+    f'{trained["test_bits_per_dim"]:.3f}; '
     f"each pixel's histogram alone: {baseline:.3f}.\n"
-    f'Samples beside real images: {samples_path(model_dir, checkpoints.step)}'
+    f'Samples beside real images: {samples_path(model_dir, step)}'
   )
 
 

@@ -2,6 +2,7 @@
 
 from tfp_realnvp.affine_coupling import AffineCoupling
 from tfp_realnvp.batch_norm import BatchNormBijector
+from tfp_realnvp.checkpoints import Checkpoints
 from tfp_realnvp.density_estimator import bits_per_dim
 from tfp_realnvp.density_estimator import DensityEstimator
 from tfp_realnvp.factor_out import FactorOut
@@ -17,6 +18,7 @@ from tfp_realnvp.squeeze import Squeeze
 __all__ = [
   'AffineCoupling',
   'BatchNormBijector',
+  'Checkpoints',
   'DenseNetwork',
   'DensityEstimator',
   'FactorOut',

@@ -134,8 +134,8 @@ class DensityEstimator(keras.Model):
     self._l2_variables = tuple(l2_variables)
     self._max_skipped_in_a_row = max_skipped_in_a_row
     self._seed_generator = keras.random.SeedGenerator(seed)
-    # Of training and of evaluation.
-    self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=2)
+    # Of training, of evaluation, and of re-estimating statistics.
+    self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
     counter = lambda name: tf.Variable(
       tf.zeros([], tf.int64),
       trainable=False,
@@ -158,6 +158,11 @@ class DensityEstimator(keras.Model):
     and the optimizer of another, and its `step`, goes on as the other would.
     """
     return self._step
+
+  @property
+  def counters(self):
+    """What training counts, as a tuple of `tf.Variable`s; `step` is first."""
+    return self._step, self._skipped_in_a_row
 
   # The model's variables are the distribution's, whatever it is made of.
 
@@ -286,6 +291,41 @@ class DensityEstimator(keras.Model):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.call(x, condition)
 
+  def reestimate_statistics(self, x, condition=None, batch_size=64):
+    """Sets the moving statistics to those of the weights as they are now.
+
+    In training they trail behind the weights, and hold about
+    `1 / (1 - momentum)` batches. One pass over the data sets each to the mean
+    over all batches (Wu and Johnson, 2021), and changes nothing else.
+
+    Args:
+      x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
+        batches, `x` or `(x, condition)`.
+      condition: `[N, K]`, for a conditional flow, where `x` is an array.
+      batch_size: `int`, of arrays; that of training.
+    """
+    if not isinstance(x, tf.data.Dataset):
+      x = x if condition is None else (x, condition)
+      x = tf.data.Dataset.from_tensor_slices(x)
+      # A small last batch would count as much as the others.
+      batch_size = min(batch_size, len(x))
+      x = x.batch(batch_size, drop_remainder=True)
+    strategy = self.distribute_strategy
+
+    @tf.function(reduce_retracing=True)
+    def step(data, seed):
+      strategy.run(self._statistics_step, (data, seed))
+
+    batches = strategy.experimental_distribute_dataset(x)
+    with moving_statistics.averaged_anew(self.distribution):
+      for i, batch in enumerate(batches):
+        step(batch, tf.random.fold_in(self._seeds[2], i))
+
+  def _statistics_step(self, data, seed):
+    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x = self._assert_on_range(self._convert(x))
+    self._log_prob(x, condition, seed, training=True)
+
   def _apply_or_undo(self, finite, gradients, before):
     """Applies gradients if they are finite, else takes back the statistics.
 
@@ -338,10 +378,10 @@ class DensityEstimator(keras.Model):
   def _skipped_message(self):
     message = (
       f'Training stopped at step {self.step.numpy()}: '
-      f'{self._skipped_in_a_row.numpy()} batches in a row had a loss or a gradient '
-      'that is not finite and were skipped, `max_skipped_in_a_row` is '
-      f'{self._max_skipped_in_a_row}. Weights, moments and statistics are those '
-      'before these batches. A lower learning rate may help'
+      f'{self._skipped_in_a_row.numpy()} batches in a row had a loss or a '
+      'gradient that is not finite and were skipped, `max_skipped_in_a_row` '
+      f'is {self._max_skipped_in_a_row}. Weights, moments and statistics are '
+      'those before these batches. A lower learning rate may help'
     )
     if self._num_levels is None:
       return message + '; so does data without NaN.'
