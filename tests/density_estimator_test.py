@@ -295,6 +295,10 @@ def test_errors_name_the_argument_and_show_the_value():
     density_estimator.DensityEstimator(dist, num_levels=0)
   with pytest.raises(ValueError, match="`loss` .* got 'mse'"):
     density_estimator.DensityEstimator(dist).compile(loss='mse')
+  model = density_estimator.DensityEstimator(dist, num_levels=None)
+  model.compile()
+  with pytest.raises(ValueError, match='`distribution` has no trainable vari'):
+    model.fit(np.zeros([2], np.float32), verbose=0)
   with pytest.raises(
     ValueError, match=r'`x` must be .*\(4, 4, 1\).*\(2, 5, 5, 1\)'
   ):
@@ -342,3 +346,149 @@ def test_networks_of_lower_precision_learn_as_well(compute_dtype):
     np.testing.assert_allclose(back, x, atol=0.05)
   assert bits[0] < 6.5
   np.testing.assert_allclose(bits[1], bits[0], atol=0.05)
+
+
+def _garbage(kind, count=10):
+  if kind == 'uniform':  # Pixels like no image: a step is made.
+    return np.random.default_rng(0).uniform(0, 255, [count, 4, 4, 1])
+  images = _images(count).astype(np.float32)
+  images[1, 2, 3, 0] = {'nan': np.nan, 'beyond': 1e30, 'below': -1.0}[kind]
+  return images
+
+
+def _fit(model, *batches):
+  images = np.concatenate(batches).astype(np.float32)
+  return model.fit(images, batch_size=10, shuffle=False, verbose=0).history
+
+
+@pytest.mark.parametrize('jit_compile', [False, True])
+@pytest.mark.parametrize('kind', ['nan', 'beyond', 'below'])
+def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
+  model = _estimator(compiled=False)
+  model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)
+  _fit(model, _images(20))
+  state = model.variables + [v.value for v in model.optimizer.variables]
+  before = [v.numpy() for v in state]
+  history = _fit(model, _garbage(kind))
+  assert history['non_finite'] == [10]
+  for variable, value in zip(state, before):
+    np.testing.assert_array_equal(variable, value)
+  assert model.step.numpy() == 3
+  # Between others it is left out of the means, too.
+  history = _fit(model, _images(20), _garbage(kind))
+  assert history['non_finite'] == [10]
+  assert np.isfinite(history['loss']).all()
+  assert model.optimizer.iterations == 4
+  assert any(
+    np.any(variable.numpy() != value) for variable, value in zip(state, before)
+  )
+
+
+def test_gradients_that_are_not_finite_are_skipped():
+  scale = tf.Variable(1.0)
+
+  class Steep(tfd.Normal):
+    def _log_prob(self, value):
+      # Finite, with the slope of a square root at 0.
+      return -tf.sqrt(tf.abs(self.scale - 1.0)) - value**2
+
+  model = density_estimator.DensityEstimator(
+    tfd.Independent(Steep(tf.zeros([2]), scale), 1), num_levels=None
+  )
+  model.compile(keras.optimizers.SGD(0.1))
+  history = model.fit(np.ones([4, 2], np.float32), verbose=0).history
+  assert history['non_finite'] == [4]
+  assert scale.numpy() == 1
+
+
+def test_training_stops_after_too_many_skipped_in_a_row():
+  model = _estimator(max_skipped_in_a_row=3)
+  garbage = [_garbage('nan')] * 2
+  _fit(model, *garbage, _images(10), *garbage)  # Never three in a row.
+  with pytest.raises(FloatingPointError, match='3 batches in a row') as error:
+    _fit(model, _garbage('nan'), _images(10))
+  assert 'outside [0, 256)' in str(error.value)
+  assert 'stopped at step 6' in str(error.value)
+  assert model.optimizer.iterations == 1
+  with pytest.raises(ValueError, match='`max_skipped_in_a_row` .* got 0'):
+    _estimator(max_skipped_in_a_row=0)
+
+
+def test_noise_follows_from_seed_and_step():
+  def noises(model, steps):
+    seen = []
+    log_prob = model.distribution.log_prob
+    model.distribution.log_prob = lambda x, **kwargs: (
+      seen.append(x.numpy()) or log_prob(x, **kwargs)
+    )
+    for _ in range(steps):
+      model.train_step(_images(10))
+    return [x - _images(10) for x in seen]
+
+  first, second, third = noises(_estimator(), 3)
+  assert len({first[0, 0, 0, 0], second[0, 0, 0, 0], third[0, 0, 0, 0]}) == 3
+  for noise in (first, second, third):
+    assert np.all((noise >= 0) & (noise < 1))
+    assert abs(noise.mean() - 0.5) < 0.1
+  resumed = _estimator()
+  resumed.step.assign(2)
+  np.testing.assert_array_equal(noises(resumed, 1)[0], third)
+
+
+def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
+  model = _estimator()
+  _fit(model, _images(50))
+  same = np.repeat(_images(1), 20, axis=0)
+  evaluate = lambda x: model.evaluate(
+    x, batch_size=10, verbose=0, return_dict=True
+  )
+  assert evaluate(same) == evaluate(same)
+  assert evaluate(same)['loss'] != evaluate(same[:10])['loss']
+
+
+def test_reestimated_statistics_are_the_means_over_the_data():
+  flow = _flow(num_scales=1, momentum=0.5)
+  model = _estimator(flow, num_levels=None)
+  images = _images(60) + np.float32(0.5)
+  _fit(model, images)
+  weights = [v.numpy() for v in model.trainable_variables]
+  moving = flow.bijectors[2].statistics
+  state = [v.value for v in model.optimizer.variables]
+  before = [v.numpy() for v in state]
+  model.reestimate_statistics(images, batch_size=20)
+  # The first batch norm follows the first coupling: by hand, batch by batch.
+  batches = np.split(images, 3)
+  coupled = [
+    flow.bijectors[1].forward(flow.bijectors[0].forward(batch), training=True)
+    for batch in batches
+  ]
+  means, variances = zip(*(tf.nn.moments(x, [0, 1, 2]) for x in coupled))
+  np.testing.assert_allclose(moving.mean, np.mean(means, 0), rtol=1e-4)
+  np.testing.assert_allclose(moving.variance, np.mean(variances, 0), rtol=1e-4)
+  assert moving.num_updates == 3
+  # Nothing else has changed, and training goes on with its momentum.
+  for variable, value in zip(
+    model.trainable_variables + state, weights + before
+  ):
+    np.testing.assert_array_equal(variable, value)
+  mean = moving.mean.numpy()
+  flow.inverse(images[:20], training=True)
+  rate = 0.5 / (1 - 0.5**4)
+  np.testing.assert_allclose(
+    moving.mean, (1 - rate) * mean + rate * means[0].numpy(), rtol=1e-3
+  )
+
+
+def test_reestimation_takes_datasets_conditions_and_names_bad_pixels():
+  flow = _flow(condition_size=2, num_scales=1)
+  model = _estimator(flow)
+  condition = np.eye(2, dtype=np.float32)[np.arange(50) % 2]
+  statistics = flow.bijectors[2].statistics
+  model.reestimate_statistics(_images(50), condition, batch_size=20)
+  assert statistics.num_updates == 2  # No small last batch.
+  mean = statistics.mean.numpy()
+  data = tf.data.Dataset.from_tensor_slices((_images(50), condition))
+  model.reestimate_statistics(data.batch(20, drop_remainder=True))
+  np.testing.assert_array_equal(statistics.mean, mean)
+  with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels'):
+    model.reestimate_statistics(_garbage('nan'), condition[:10])

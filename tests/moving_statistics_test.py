@@ -29,6 +29,36 @@ def test_in_the_long_run_the_weight_of_the_past_is_the_momentum():
   assert statistics.num_updates == 1001
 
 
+def test_averages_anew_are_plain_means_and_what_follows_has_its_momentum():
+  statistics = moving_statistics.MovingStatistics(1, 0.5, tf.float64)
+  module = tf.Module()
+  module.inner = [statistics]
+  update = lambda mean, variance: statistics.update(
+    tf.constant([mean], tf.float64), tf.constant([variance], tf.float64)
+  )
+  update(100.0, 100.0)
+  with moving_statistics.averaged_anew(module):
+    for mean, variance in ((1.0, 3.0), (2.0, 5.0), (6.0, 1.0)):
+      update(mean, variance)
+  np.testing.assert_allclose(statistics.mean, [3.0])
+  np.testing.assert_allclose(statistics.variance, [3.0])
+  update(9.0, 9.0)
+  rate = 0.5 / (1 - 0.5**4)
+  np.testing.assert_allclose(statistics.mean, [3 + 6 * rate])
+
+
+def test_channels_without_finite_statistics_stay_as_they_are():
+  statistics = moving_statistics.MovingStatistics(2, 0.5, tf.float64)
+  finite = tf.constant([1.0, 2.0], tf.float64)
+  statistics.update(finite, finite)
+  statistics.update(
+    tf.constant([3.0, np.nan], tf.float64),
+    tf.constant([np.inf, 3.0], tf.float64),
+  )
+  np.testing.assert_allclose(statistics.mean, [1 + 2 * 2 / 3, 2])
+  np.testing.assert_allclose(statistics.variance, [1, 2 + 2 / 3])
+
+
 def test_no_variable_is_trainable():
   statistics = moving_statistics.MovingStatistics(1)
   assert len(statistics.variables) == 3

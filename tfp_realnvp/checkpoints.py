@@ -104,8 +104,8 @@ class Checkpoints(keras.callbacks.Callback):
     for path in _newest_first(self._directory):
       try:
         _read_through(path)
-      except tf.errors.OpError as error:
-        logging.error('Checkpoint %s is damaged: %s', path, error.message)
+      except Exception as error:  # The reader raises errors of many classes.
+        logging.error('Checkpoint %s is damaged: %s', path, error)
         damaged.append(path)
         continue
       try:
@@ -201,7 +201,7 @@ def _newest_first(directory):
 
 
 def _read_through(path):
-  """Reads all of a checkpoint; raises `tf.errors.OpError` if it is damaged."""
+  """Reads all of a checkpoint, which checks the sums that it holds."""
   reader = tf.train.load_checkpoint(path)
   for name in reader.get_variable_to_shape_map():
     reader.get_tensor(name)

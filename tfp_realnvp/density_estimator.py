@@ -255,6 +255,12 @@ class DensityEstimator(keras.Model):
   def train_step(self, data):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     x = self._convert(x)
+    variables = self.trainable_variables
+    if not variables:
+      raise ValueError(
+        '`distribution` has no trainable variables, got '
+        f'{self.distribution!r}.'
+      )
     replica = tf.distribute.get_replica_context()
     total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
     before = [tf.identity(v) for v in self.non_trainable_variables]
@@ -268,7 +274,6 @@ class DensityEstimator(keras.Model):
       loss += self._l2_term() / replica.num_replicas_in_sync
       # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
       scaled_loss = self.optimizer.scale_loss(loss)
-    variables = self.trainable_variables
     gradients = total(tape.gradient(scaled_loss, variables))
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
     finite = tf.reduce_all([tf.math.is_finite(total(loss)), *finite])

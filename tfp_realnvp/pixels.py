@@ -25,18 +25,19 @@ def assert_on_range(x, num_levels, name='x'):
     InvalidArgumentError: If an element is NaN or outside `[0, num_levels)`; not
       in graphs that XLA compiles, which drop the check.
   """
-  outside = tf.reshape(~is_on_range(x, num_levels), [-1])
-  first = tf.argmax(tf.cast(outside, tf.int32))
-  check = tf.debugging.Assert(
-    ~tf.reduce_any(outside),
-    [
+  outside = ~is_on_range(x, num_levels)
+
+  def fail():
+    first = tf.argmax(tf.cast(tf.reshape(outside, [-1]), tf.int32))
+    message = (
       f'`{name}` must be pixels on [0, {num_levels}), neither NaN nor outside; '
-      'the first offending value is',
-      tf.gather(tf.reshape(x, [-1]), first),
-    ],
-  )
-  with tf.control_dependencies([] if check is None else [check]):
-    return tf.identity(x)
+      'the first offending value is'
+    )
+    data = [message, tf.gather(tf.reshape(x, [-1]), first)]
+    with tf.control_dependencies([tf.debugging.Assert(False, data)]):
+      return tf.identity(x)
+
+  return tf.cond(tf.reduce_any(outside), fail, lambda: x)
 
 
 def dequantize(x, noise, num_levels):
