@@ -12,6 +12,7 @@ _VERSION = re.search(
 
 # TFP needs tf-keras beside TensorFlow, of the same release, and setuptools.
 _REQUIRED = [
+  'absl-py>=2.0',
   'numpy>=1.26',
   'setuptools',
   'tensorflow>=2.21',
@@ -20,13 +21,12 @@ _REQUIRED = [
 ]
 # TFDS imports importlib_resources without declaring it.
 _EXAMPLES = [
-  'absl-py>=2.0',
   'importlib_resources>=6.0',
   'scikit-learn>=1.4',
   'tensorboard>=2.19',
   'tensorflow-datasets>=4.9.8',
 ]
-_TESTS = _EXAMPLES + ['pytest>=8.0', 'pytest-xdist>=3.5']
+_TESTS = _EXAMPLES + ['hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5']
 _DEVELOPMENT = _TESTS + ['pre-commit>=3.7', 'ruff==0.17.6']
 
 setuptools.setup(

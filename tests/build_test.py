@@ -46,6 +46,8 @@ def _imports(path):
       # `from package import module` needs the module, not the package.
       if (_ROOT / f'{file}.py').exists() and file.split('/')[0] in _FOLDERS:
         found.add(f'{file}.py')
+      elif (_ROOT / 'examples' / f'{file}.py').exists():
+        found.add(f'examples/{file}.py')  # Programs import what is beside them.
       elif name == 'tfp_realnvp' and isinstance(node, ast.Import):
         found.add('tfp_realnvp/__init__.py')
   return found
