@@ -365,7 +365,7 @@ def main(argv):
     raise SystemExit(str(error)) from error
 
   step, trained = checkpoints.step, evaluate(model, test_images)
-  model.reestimate_statistics(train_images, batch_size=FLAGS.batch_size)
+  model.reestimate_statistics(train_images)
   metrics = evaluate(model, test_images)
   tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
   baseline = histogram_bits_per_dim(

@@ -166,3 +166,53 @@ def test_errors_name_the_argument_and_show_the_value():
     make(_double_and_log2, [True, False]).forward(
       tf.ones([5, 2]), condition=tf.ones([5, 1])
     )
+
+
+_ONES = lambda kept: (tf.ones_like(kept), tf.ones_like(kept))
+
+
+@pytest.mark.parametrize(
+  'mask, shape',
+  [([True, False], (5, 3)), (lambda _: np.eye(4)[..., None] > 0, (2, 1, 4, 1))],
+)
+def test_a_size_known_at_run_time_only_must_fit_the_mask(mask, shape):
+  coupling = affine_coupling.AffineCoupling(_ONES, mask)
+  spec = tf.TensorSpec(
+    [None] * (len(shape) - 1) + [None if len(shape) < 4 else 1]
+  )
+  forward = tf.function(coupling.forward, input_signature=[spec])
+  with pytest.raises(tf.errors.InvalidArgumentError, match='Shape of tensor'):
+    forward(tf.ones(shape))
+
+
+def test_an_event_without_elements():
+  coupling = affine_coupling.AffineCoupling(_ONES, mask_lib.checkerboard_mask)
+  y, fldj = coupling.forward_and_log_det(tf.ones([2, 0, 4, 1]))
+  assert y.shape == (2, 0, 4, 1)
+  np.testing.assert_array_equal(fldj, [0, 0])
+
+
+def test_what_a_function_gives_as_mask_is_checked():
+  make = lambda mask: affine_coupling.AffineCoupling(_ONES, lambda _: mask)
+  with pytest.raises(TypeError, match='`mask` must be boolean, got int64'):
+    make(np.full([4, 4, 1], 2)).forward(tf.ones([4, 4, 1]))
+  with pytest.raises(ValueError, match=r'`mask` must have 3 .* \(4, 4\)'):
+    make(np.eye(4) > 0).forward(tf.ones([4, 4, 4]))
+
+
+@pytest.mark.parametrize(
+  'condition', [1.0, np.ones([4, 1]), np.ones([2, 5, 1])]
+)
+def test_a_condition_must_fit_the_batch(condition):
+  coupling = affine_coupling.AffineCoupling(_Recorder(), [True, False])
+  with pytest.raises(ValueError, match=r'`condition` must have .* \(5,\)'):
+    coupling.forward(tf.ones([5, 2]), condition=condition)
+
+
+@pytest.mark.parametrize(
+  'output', [None, tf.ones([5, 3]), (tf.ones([5, 1]),) * 3]
+)
+def test_what_the_network_gives_is_checked(output):
+  coupling = affine_coupling.AffineCoupling(lambda x: output, [True, False])
+  with pytest.raises(ValueError, match='`shift_and_log_scale_fn` must return'):
+    coupling.forward(tf.ones([5, 2]))

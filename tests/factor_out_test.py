@@ -30,3 +30,11 @@ def test_errors_name_the_argument_and_show_the_value():
     factor_out.FactorOut(3)
   with pytest.raises(ValueError, match=r'odd number of channels.*\(2, 3\)'):
     factor_out.FactorOut(tfb.Exp()).forward(tf.ones([2, 3]))
+  with pytest.raises(ValueError, match=r'`onward` and `latent` .*\(2, 3\)'):
+    factor_out.FactorOut(tfb.Exp()).merge(tf.ones([2, 1]), tf.ones([2, 3]))
+
+
+def test_a_log_det_that_is_the_same_for_all_is_that_of_each():
+  bijector = factor_out.FactorOut(tfb.Scale(2.0))
+  _, fldj = bijector.forward_and_log_det(tf.ones([5, 3, 4]))
+  np.testing.assert_allclose(fldj, np.full([5, 3], np.log(4)), rtol=1e-6)

@@ -82,10 +82,25 @@ def test_dims_are_static_where_they_can_be():
 def test_errors_name_the_argument_and_show_the_value():
   bijector = flow_bijector.FlowSequence([tfb.Exp()], event_ndims=2)
   with pytest.raises(
-    ValueError, match='`event_ndims` must be at least 2, got 1'
+    ValueError, match='`event_ndims` must be an int of at least 2, got 1'
   ):
     bijector.forward_and_log_det(tf.ones([2, 2]), event_ndims=1)
   with pytest.raises(ValueError, match=r'`x` must have at least 2 .*\(2,\)'):
     bijector.forward(tf.ones([2]))
   with pytest.raises(ValueError, match='`x` must have a known rank'):
     tf.function(bijector.forward).get_concrete_function(tf.TensorSpec(None))
+  with pytest.raises(ValueError, match='`event_ndims` must be at most 2'):
+    bijector.forward_and_log_det(tf.ones([2, 2]), event_ndims=3)
+  with pytest.raises(TypeError, match='`x` must be convertible.*None'):
+    bijector.forward(None)
+  for bijectors in ([], None, tfb.Exp(), [3]):
+    with pytest.raises(TypeError, match='`bijectors` must be a list'):
+      flow_bijector.FlowSequence(bijectors, event_ndims=1)
+  with pytest.raises(ValueError, match='`event_ndims` must be an int'):
+    flow_bijector.FlowSequence([tfb.Exp()], event_ndims=None)
+
+
+def test_a_log_det_that_is_the_same_for_all_is_that_of_each():
+  sequence = flow_bijector.FlowSequence([tfb.Scale(2.0)], event_ndims=1)
+  _, fldj = sequence.forward_and_log_det(tf.ones([5, 3]))
+  np.testing.assert_allclose(fldj, np.full([5], np.log(8)), rtol=1e-6)

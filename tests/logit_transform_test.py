@@ -64,3 +64,20 @@ def test_errors_name_the_argument_and_show_the_value():
     logit_transform.LogitTransform(0)
   with pytest.raises(ValueError, match='`alpha` must be .* got 0.5'):
     logit_transform.LogitTransform(alpha=0.5)
+  with pytest.raises(ValueError, match='`alpha` must be .* got None'):
+    logit_transform.LogitTransform(alpha=None)
+  with pytest.raises(ValueError, match='`alpha` must be at least .*float32'):
+    logit_transform.LogitTransform(alpha=1e-7)
+  assert logit_transform.LogitTransform(np.int64(8)).num_levels == 8
+
+
+def test_small_alpha_is_exact_at_both_ends():
+  x = np.array([0.0, 1e-5, 255.9999, 256.0], np.float32)
+  values = [
+    logit_transform.LogitTransform(alpha=1e-6, dtype=dtype).forward_and_log_det(
+      x.astype(dtype.as_numpy_dtype)
+    )
+    for dtype in (tf.float32, tf.float64)
+  ]
+  for single, double in zip(*values):
+    np.testing.assert_allclose(single, double, rtol=2e-6)

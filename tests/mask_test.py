@@ -46,3 +46,10 @@ def test_errors_name_the_argument_and_show_the_value():
     mask.checkerboard_mask((4, 4, 1), parity=2)
   with pytest.raises(ValueError, match=r'`event_shape` must be \(H, W, C\)'):
     mask.checkerboard_mask((4, 4))
+  for event_shape in (None, 4, np.int64(4), '444', (2.5, 4, 1), (True, 4, 1)):
+    with pytest.raises(ValueError, match='`event_shape` must'):
+      mask.checkerboard_mask(event_shape)
+    with pytest.raises(ValueError, match='`event_shape` must'):
+      mask.channel_mask(event_shape)
+  with pytest.raises(ValueError, match='`parity` must be 0 or 1'):
+    mask.channel_mask((4,), parity=np.array([0, 1]))

@@ -29,19 +29,21 @@ def test_in_the_long_run_the_weight_of_the_past_is_the_momentum():
   assert statistics.num_updates == 1001
 
 
-def test_averages_anew_are_plain_means_and_what_follows_has_its_momentum():
+def test_anew_they_are_those_of_all_batches_and_then_have_their_momentum():
   statistics = moving_statistics.MovingStatistics(1, 0.5, tf.float64)
   module = tf.Module()
   module.inner = [statistics]
   update = lambda mean, variance: statistics.update(
     tf.constant([mean], tf.float64), tf.constant([variance], tf.float64)
   )
-  update(100.0, 100.0)
+  np.testing.assert_allclose(update(100.0, 50.0), [[100], [50]])
   with moving_statistics.averaged_anew(module):
     for mean, variance in ((1.0, 3.0), (2.0, 5.0), (6.0, 1.0)):
-      update(mean, variance)
+      # Lagged training then normalizes by the batch, too.
+      np.testing.assert_allclose(update(mean, variance), [[mean], [variance]])
   np.testing.assert_allclose(statistics.mean, [3.0])
-  np.testing.assert_allclose(statistics.variance, [3.0])
+  # Within the batches 3, between their means 14 / 3.
+  np.testing.assert_allclose(statistics.variance, [3 + 14 / 3])
   update(9.0, 9.0)
   rate = 0.5 / (1 - 0.5**4)
   np.testing.assert_allclose(statistics.mean, [3 + 6 * rate])

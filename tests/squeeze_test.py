@@ -66,3 +66,9 @@ def test_validate_args_finds_odd_sizes_at_run_time():
   assert forward(tf.ones([1, 4, 2, 1])).shape == [1, 2, 1, 4]
   with pytest.raises(tf.errors.InvalidArgumentError, match='`block_size` 2'):
     forward(tf.ones([1, 5, 4, 1]))
+
+
+def test_block_size_may_be_of_numpy_but_no_bool():
+  assert squeeze.Squeeze(np.int64(2)).block_size == 2
+  with pytest.raises(ValueError, match='`block_size` must be .* got True'):
+    squeeze.Squeeze(True)

@@ -50,3 +50,16 @@ def test_errors_name_the_argument_and_show_the_value():
     visualization.image_grid(np.zeros([2, 2, 3]))
   with pytest.raises(ValueError, match='`num_columns` .* got 0, 1 and 1'):
     visualization.image_grid(np.zeros([1, 2, 2, 3]), num_columns=0)
+  with pytest.raises(ValueError, match='`images` must be uint8, got float64'):
+    visualization.image_grid(np.zeros([1, 2, 2, 3]))
+  picture = np.zeros([2, 3, 1], np.uint8)
+  with pytest.raises(ValueError, match=r'`left` and `right` .*\(3, 3, 1\)'):
+    visualization.side_by_side(picture, np.zeros([3, 3, 1], np.uint8))
+  with pytest.raises(ValueError, match='`gap` must be .* got -1'):
+    visualization.side_by_side(picture, picture, gap=-1)
+
+
+def test_nan_is_black():
+  np.testing.assert_array_equal(
+    visualization.to_uint8(np.array([np.nan, np.inf, -np.inf])), [0, 255, 0]
+  )

@@ -13,6 +13,7 @@ from tfp_realnvp.mask import checkerboard_mask
 from tfp_realnvp.network import DenseNetwork
 from tfp_realnvp.network import ResidualNetwork
 from tfp_realnvp.real_nvp_chain import RealNVPChain
+from tfp_realnvp.saved_model import export_saved_model
 from tfp_realnvp.squeeze import Squeeze
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
   'bits_per_dim',
   'channel_mask',
   'checkerboard_mask',
+  'export_saved_model',
 ]
 
 __version__ = '0.1.0'

@@ -1,6 +1,7 @@
 """AffineCoupling: the layer that Real NVP is made of."""
 
 import inspect
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -74,13 +75,7 @@ class AffineCoupling(flow_bijector.FlowBijector):
         f'{shift_and_log_scale_fn!r}.'
       )
     if not callable(mask):
-      mask = np.asarray(mask)
-      if mask.dtype != bool:
-        raise TypeError(f'`mask` must be boolean, got {mask.dtype}: {mask!r}.')
-      if mask.ndim not in (1, 3):
-        raise ValueError(
-          f'`mask` must have 1 or 3 dimensions, got shape {mask.shape}.'
-        )
+      mask = _check_mask(mask, (1, 3))
       if mask.all() or not mask.any():
         raise ValueError(
           f'`mask` must keep a part and change a part, got all {mask.any()}: '
@@ -115,29 +110,34 @@ class AffineCoupling(flow_bijector.FlowBijector):
     return self._mask
 
   def _forward_and_log_det(self, x, training=False, condition=None):
-    partition = self._partition(x)
-    kept, changed = partition.split(x)
+    partition, kept, changed = self._split(x)
     shift, log_scale = self._shift_and_log_scale(kept, training, condition)
     shift, log_scale = partition.fit(shift), partition.fit(log_scale)
     y = partition.join(kept, changed * tf.exp(log_scale) + shift)
     return y, self._sum_over_event(log_scale)
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
-    partition = self._partition(y)
-    kept, changed = partition.split(y)
+    partition, kept, changed = self._split(y)
     shift, log_scale = self._shift_and_log_scale(kept, training, condition)
     shift, log_scale = partition.fit(shift), partition.fit(log_scale)
     x = partition.join(kept, (changed - shift) * tf.exp(-log_scale))
     return x, -self._sum_over_event(log_scale)
 
-  def _partition(self, x):
+  def _split(self, x):
+    """Returns the partition of the event, and the two parts of `x`."""
     mask = self._mask
     if callable(mask):
-      mask = mask(tuple(flow_bijector.dims(x)[-3:]))
+      mask = _check_mask(mask(tuple(flow_bijector.dims(x)[-3:])), (3,))
     self._check_shape(x.shape, mask.shape)
-    if self._channel_partition is not None:
-      return self._channel_partition
-    return _SpatialPartition(mask, x.shape[-1], x.dtype)
+    sizes = [None if size == 1 else size for size in mask.shape]
+    batch, event = x.shape[: -len(sizes)], x.shape[-len(sizes) :]
+    if any(e is None and size is not None for e, size in zip(event, sizes)):
+      # What is known at run time only must fit too: 1 would be broadcast.
+      x = tf.ensure_shape(x, batch.concatenate(sizes))
+    partition = self._channel_partition
+    if partition is None:
+      partition = _SpatialPartition(mask, x.shape[-1], x.dtype)
+    return partition, *partition.split(x)
 
   def _shift_and_log_scale(self, kept, training, condition):
     """Calls the network on `kept`, all of its batch dimensions made one."""
@@ -151,18 +151,42 @@ class AffineCoupling(flow_bijector.FlowBijector):
           f'{self.name}: `condition` was given, but the network has no such '
           f'argument: {self._network!r}.'
         )
-      condition = tf.convert_to_tensor(condition, self.dtype, name='condition')
+      condition = flow_bijector.to_tensor(condition, kept.dtype, 'condition')
+      self._check_condition(condition.shape, kept.shape[:-ndims])
       size = condition.shape[-1]
       condition = tf.broadcast_to(condition, batch + [size])
       kwargs['condition'] = tf.reshape(condition, [-1, size])
-    output = self._network(tf.reshape(kept, [-1] + event), **kwargs)
+    # Not -1: it is undefined where the event has no elements.
+    flat = [math.prod(batch)] + event
+    output = self._network(tf.reshape(kept, flat), **kwargs)
     self._track_keras_variables()
-    if tf.is_tensor(output):
+    if tf.is_tensor(output) and output.shape.rank and output.shape[-1] % 2 == 0:
       output = tf.split(output, 2, axis=-1)
+    if not isinstance(output, (tuple, list)) or len(output) != 2:
+      raise ValueError(
+        '`shift_and_log_scale_fn` must return shift and log-scale, or both in '
+        f'one tensor; got {output!r}.'
+      )
     return [
       tf.reshape(value, batch + event[:-1] + [value.shape[-1]])
       for value in output
     ]
+
+  def _check_condition(self, shape, batch_shape):
+    leading = list(shape)[:-1] if shape.rank else None
+    if (
+      leading is None
+      or len(leading) > batch_shape.rank
+      or any(
+        None not in (size, batch) and size not in (1, batch)
+        for size, batch in zip(reversed(leading), reversed(list(batch_shape)))
+      )
+    ):
+      raise ValueError(
+        f'{self.name}: `condition` must have shape [..., K], its leading '
+        f'dimensions broadcast against the batch shape {batch_shape}; got '
+        f'{shape}.'
+      )
 
   def _sum_over_event(self, log_scale):
     ndims = self.forward_min_event_ndims
@@ -238,6 +262,20 @@ class _SpatialPartition:
     """The part kept was scaled by 1 and shifted by 0."""
     del kept
     return changed
+
+
+def _check_mask(mask, ndims):
+  """Returns the mask, a NumPy array unless it is a symbolic tensor."""
+  if not tf.is_tensor(mask) or tf.executing_eagerly():
+    mask = np.asarray(mask)
+  if tf.as_dtype(mask.dtype) != tf.bool:
+    raise TypeError(f'`mask` must be boolean, got {mask.dtype}: {mask!r}.')
+  if len(mask.shape) not in ndims:
+    raise ValueError(
+      f'`mask` must have {" or ".join(map(str, ndims))} dimensions, got shape '
+      f'{mask.shape}.'
+    )
+  return mask
 
 
 def _check_channels(value, num_channels):

@@ -258,8 +258,7 @@ class DensityEstimator(keras.Model):
     variables = self.trainable_variables
     if not variables:
       raise ValueError(
-        '`distribution` has no trainable variables, got '
-        f'{self.distribution!r}.'
+        f'`distribution` has no trainable variables, got {self.distribution!r}.'
       )
     replica = tf.distribute.get_replica_context()
     total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
@@ -296,18 +295,18 @@ class DensityEstimator(keras.Model):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.call(x, condition)
 
-  def reestimate_statistics(self, x, condition=None, batch_size=64):
+  def reestimate_statistics(self, x, condition=None, batch_size=256):
     """Sets the moving statistics to those of the weights as they are now.
 
     In training they trail behind the weights, and hold about
-    `1 / (1 - momentum)` batches. One pass over the data sets each to the mean
-    over all batches (Wu and Johnson, 2021), and changes nothing else.
+    `1 / (1 - momentum)` batches. One pass over the data sets each to that of
+    all batches (Wu and Johnson, 2021), and changes nothing else.
 
     Args:
       x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
         batches, `x` or `(x, condition)`.
       condition: `[N, K]`, for a conditional flow, where `x` is an array.
-      batch_size: `int`, of arrays; that of training.
+      batch_size: `int`, of arrays; the larger, the nearer batches are to all.
     """
     if not isinstance(x, tf.data.Dataset):
       x = x if condition is None else (x, condition)

@@ -78,6 +78,13 @@ class FactorOut(flow_bijector.FlowBijector):
 
   def merge(self, onward, latent):
     """Undoes `split`."""
+    onward = flow_bijector.to_tensor(onward, self.dtype, 'onward')
+    latent = flow_bijector.to_tensor(latent, self.dtype, 'latent')
+    if not onward.shape.is_compatible_with(latent.shape):
+      raise ValueError(
+        f'{self.name}: `onward` and `latent` must have the same shape, got '
+        f'{onward.shape} and {latent.shape}.'
+      )
     return tf.concat([onward, latent], axis=-1)
 
   def _forward_and_log_det(self, x, **kwargs):

@@ -1,6 +1,7 @@
 """FlowBijector: value and log-det of a bijector from one pass."""
 
 import abc
+import numbers
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -10,10 +11,12 @@ tfb = tfp.bijectors
 __all__ = [
   'FlowBijector',
   'FlowSequence',
+  'check_int',
   'dims',
   'forward_and_log_det',
   'inverse_and_log_det',
   'nested_kwargs',
+  'to_tensor',
 ]
 
 
@@ -26,6 +29,27 @@ def dims(x):
       dynamic = tf.shape(x) if dynamic is None else dynamic
       shape[axis] = dynamic[axis]
   return shape
+
+
+def check_int(value, name, minimum=1):
+  """Returns `value` as an `int`; a `ValueError` names what is none."""
+  is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not is_int or value < minimum:
+    raise ValueError(
+      f'`{name}` must be an int of at least {minimum}, got {value!r}.'
+    )
+  return int(value)
+
+
+def to_tensor(value, dtype, name):
+  """`tf.convert_to_tensor`, with an error that names what cannot be one."""
+  try:
+    return tf.convert_to_tensor(value, dtype, name=name)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f'`{name}` must be convertible to a {dtype and dtype.name} tensor, got '
+      f'{value!r}: {error}'
+    ) from error
 
 
 class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
@@ -180,7 +204,7 @@ class FlowBijector(tfb.Bijector, metaclass=abc.ABCMeta):
           f'shape {value.shape}. Cast it first; integer pixels also need '
           'uniform noise on [0, 1) added to them.'
         )
-    value = tf.convert_to_tensor(value, dtype=self.dtype, name=name)
+    value = to_tensor(value, self.dtype, name)
     if value.shape.rank is None:
       raise ValueError(f'`{name}` must have a known rank, got {value!r}.')
     ndims = self.forward_min_event_ndims
@@ -223,8 +247,21 @@ class FlowSequence(FlowBijector):
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
+
+    Raises:
+      TypeError: If `bijectors` holds none, or something else.
+      ValueError: If `event_ndims` is negative or no int.
     """
     parameters = dict(locals())
+    event_ndims = check_int(event_ndims, 'event_ndims', minimum=0)
+    if (
+      not isinstance(bijectors, (list, tuple))
+      or not bijectors
+      or not all(isinstance(b, tfb.Bijector) for b in bijectors)
+    ):
+      raise TypeError(
+        f'`bijectors` must be a list of tfb.Bijectors, got {bijectors!r}.'
+      )
     with tf.name_scope(name) as name:
       self._bijectors = list(bijectors)
       super().__init__(
@@ -287,7 +324,8 @@ def forward_and_log_det(bijector, x, event_ndims, **kwargs):
   if isinstance(bijector, FlowBijector):
     return bijector.forward_and_log_det(x, event_ndims, **kwargs)
   y = bijector.forward(x)
-  return y, bijector.forward_log_det_jacobian(x, event_ndims)
+  fldj = bijector.forward_log_det_jacobian(x, event_ndims)
+  return y, _of_batch(fldj, x, event_ndims)
 
 
 def inverse_and_log_det(bijector, y, event_ndims, **kwargs):
@@ -298,7 +336,8 @@ def inverse_and_log_det(bijector, y, event_ndims, **kwargs):
   if isinstance(bijector, FlowBijector):
     return bijector.inverse_and_log_det(y, event_ndims, **kwargs)
   x = bijector.inverse(y)
-  return x, bijector.inverse_log_det_jacobian(y, event_ndims)
+  ildj = bijector.inverse_log_det_jacobian(y, event_ndims)
+  return x, _of_batch(ildj, y, event_ndims)
 
 
 def nested_kwargs(bijector, **kwargs):
@@ -328,18 +367,29 @@ def _given(kwargs):
   training = kwargs.get('training', False)
   if not isinstance(training, bool):
     raise TypeError(f'`training` must be a Python bool, got {training!r}.')
-  return {
-    key: value
-    for key, value in kwargs.items()
-    if value is not None and value is not False
-  }
+  given = {key: value for key, value in kwargs.items() if value is not None}
+  if not training:
+    given.pop('training', None)
+  return given
+
+
+def _of_batch(log_det, x, event_ndims):
+  """The log-det of every event; of all alike, TFP gives but one."""
+  batch = dims(x)[: x.shape.rank - event_ndims]
+  if log_det.shape.is_fully_defined() and log_det.shape == batch:
+    return log_det
+  return log_det + tf.zeros(batch, log_det.dtype)
 
 
 def _sum_over_event(log_det, event_ndims, min_event_ndims):
-  extra = 0 if event_ndims is None else event_ndims - min_event_ndims
-  if extra < 0:
+  if event_ndims is None:
+    return log_det
+  extra = check_int(event_ndims, 'event_ndims', min_event_ndims)
+  extra -= min_event_ndims
+  if extra > log_det.shape.rank:
     raise ValueError(
-      f'`event_ndims` must be at least {min_event_ndims}, got {event_ndims}.'
+      f'`event_ndims` must be at most {log_det.shape.rank + min_event_ndims}, '
+      f'the dimensions there are; got {event_ndims}.'
     )
   if extra == 0:
     return log_det

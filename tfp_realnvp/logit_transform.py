@@ -1,6 +1,7 @@
 """LogitTransform: from pixels to the real line."""
 
 import math
+import numbers
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +39,8 @@ class LogitTransform(flow_bijector.FlowBijector):
 
     Args:
       num_levels: `int`, how many values a pixel can take; 256 for 8 bits.
-      alpha: `float` in (0, 0.5), distance kept from 0 and 1.
+      alpha: `float` in (0, 0.5), distance kept from 0 and 1; more than the
+        rounding of `dtype`.
       validate_args: Python `bool`, whether `forward` raises
         `InvalidArgumentError` for elements that are NaN or outside
         `[0, num_levels)`.
@@ -49,12 +51,15 @@ class LogitTransform(flow_bijector.FlowBijector):
       ValueError: If `num_levels` or `alpha` is out of range.
     """
     parameters = dict(locals())
-    if not isinstance(num_levels, int) or num_levels < 1:
-      raise ValueError(
-        f'`num_levels` must be an int of at least 1, got {num_levels!r}.'
-      )
-    if not 0 < alpha < 0.5:
+    num_levels = flow_bijector.check_int(num_levels, 'num_levels')
+    if not isinstance(alpha, numbers.Real) or not 0 < alpha < 0.5:
       raise ValueError(f'`alpha` must be in (0, 0.5), got {alpha!r}.')
+    alpha = float(alpha)
+    if dtype is not None and alpha < _rounding(tf.as_dtype(dtype)):
+      raise ValueError(
+        f'`alpha` must be at least {_rounding(tf.as_dtype(dtype)):.1g}, which '
+        f'{tf.as_dtype(dtype).name} can tell from 0; got {alpha!r}.'
+      )
     with tf.name_scope(name) as name:
       self._num_levels = num_levels
       self._alpha = alpha
@@ -85,8 +90,9 @@ class LogitTransform(flow_bijector.FlowBijector):
     if self.validate_args:
       x = pixels.assert_on_range(x, self._num_levels)
     slope = (1 - 2 * self._alpha) / self._num_levels
-    p = self._alpha + slope * x
-    log_p, log_1mp = _log(p), _log(1 - p)
+    log_p = _log(self._alpha + slope * x)
+    # Of 1 - p, without the rounding of p that is near 1.
+    log_1mp = _log(self._alpha + slope * (self._num_levels - x))
     return log_p - log_1mp, math.log(slope) - log_p - log_1mp
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
@@ -99,5 +105,9 @@ class LogitTransform(flow_bijector.FlowBijector):
 
 def _log(p):
   """log(p), finite where only rounding has made `p` zero or negative."""
-  rounding = p.dtype.as_numpy_dtype(4 * np.finfo(p.dtype.as_numpy_dtype).eps)
+  rounding = _rounding(p.dtype)
   return tf.math.log(tf.where(tf.abs(p) < rounding, rounding, p))
+
+
+def _rounding(dtype):
+  return dtype.as_numpy_dtype(4 * np.finfo(dtype.as_numpy_dtype).eps)

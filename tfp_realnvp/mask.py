@@ -4,6 +4,8 @@ A mask is boolean, True where the variable passes through unchanged (the paper's
 b = 1). A static event shape gives a NumPy array, a dynamic one a tensor.
 """
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 
@@ -25,11 +27,11 @@ def checkerboard_mask(event_shape, parity=1):
     ValueError: If `event_shape` has no three elements or `parity` is neither 0
       nor 1.
   """
-  if parity not in (0, 1):
-    raise ValueError(f'`parity` must be 0 or 1, got {parity!r}.')
-  if len(event_shape) != 3:
+  _check_parity(parity)
+  sizes = _elements(event_shape)
+  if len(sizes) != 3 or not all(map(_is_size, sizes[:2])):
     raise ValueError(f'`event_shape` must be (H, W, C), got {event_shape!r}.')
-  height, width, _ = event_shape
+  height, width, _ = sizes
   dynamic = tf.is_tensor(height) or tf.is_tensor(width)
   arange = tf.range if dynamic else np.arange
   rows, columns = arange(height), arange(width)
@@ -52,13 +54,37 @@ def channel_mask(event_shape, parity=1):
     ValueError: If there are fewer than two channels to split, or `parity` is
       neither 0 nor 1.
   """
-  if parity not in (0, 1):
-    raise ValueError(f'`parity` must be 0 or 1, got {parity!r}.')
-  channels = event_shape[-1]
-  if not isinstance(channels, (int, np.integer)) or channels < 2:
+  _check_parity(parity)
+  sizes = _elements(event_shape)
+  if len(sizes) not in (1, 3):
+    raise ValueError(
+      f'`event_shape` must be (H, W, C) or (D,), got {event_shape!r}.'
+    )
+  channels = sizes[-1]
+  if tf.is_tensor(channels) or not _is_size(channels) or channels < 2:
     raise ValueError(
       '`event_shape` must end in a number of channels that can be split, an '
-      f'int of at least 2; got {tuple(event_shape)!r}.'
+      f'int of at least 2; got {event_shape!r}.'
     )
   mask = (np.arange(channels) < channels // 2) == bool(parity)
-  return mask.reshape((1,) * (len(event_shape) - 1) + (channels,))
+  return mask.reshape((1,) * (len(sizes) - 1) + (channels,))
+
+
+def _check_parity(parity):
+  if not isinstance(parity, numbers.Integral) or parity not in (0, 1):
+    raise ValueError(f'`parity` must be 0 or 1, got {parity!r}.')
+
+
+def _elements(event_shape):
+  """The elements of a shape, none of what is no sequence."""
+  try:
+    return tuple(event_shape)
+  except TypeError:
+    return ()
+
+
+def _is_size(value):
+  if tf.is_tensor(value):
+    return value.shape.rank == 0 and value.dtype.is_integer
+  is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  return is_int and value >= 0

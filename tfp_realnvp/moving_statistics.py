@@ -97,23 +97,27 @@ class MovingStatistics(tf.Module):
       variance: Of the batch, of the averages' shape.
 
     Returns:
-      The averages after the update; gradients go to `mean` and `variance`
-      alone.
+      The averages after the update, with gradients to `mean` and `variance`
+      alone; within `averaged_anew`, `mean` and `variance` themselves.
     """
     moving_mean, moving_variance, rate = self.read()
     moved_mean = blend(moving_mean, mean, rate)
     moved_variance = blend(moving_variance, variance, rate)
+    if self._anew:  # Of all batches together: the means differ, too.
+      between = moved_mean - moving_mean
+      moved_variance += tf.math.divide_no_nan(1 - rate, rate) * between**2
     self.mean.assign(moved_mean)
     self.variance.assign(moved_variance)
     self.num_updates.assign_add(1)
-    return moved_mean, moved_variance
+    return (mean, variance) if self._anew else (moved_mean, moved_variance)
 
 
 @contextlib.contextmanager
 def averaged_anew(module):
-  """Sets moving statistics to plain means of the batches seen within.
+  """Sets moving statistics to those of all batches seen within.
 
-  What is traced within averages all batches alike, whatever the momentum is.
+  What is traced within counts all batches alike, whatever the momentum is, and
+  normalizes each by its own statistics, lagged or not.
 
   Args:
     module: `tf.Module`, whose `MovingStatistics` start anew.

@@ -53,11 +53,8 @@ class Squeeze(flow_bijector.FlowBijector):
       ValueError: If `block_size` or `order` is none of those.
     """
     parameters = dict(locals())
-    if not isinstance(block_size, int) or block_size < 1:
-      raise ValueError(
-        f'`block_size` must be an int of at least 1, got {block_size!r}.'
-      )
-    if order not in ('ordinary', 'checkerboard'):
+    block_size = flow_bijector.check_int(block_size, 'block_size')
+    if not isinstance(order, str) or order not in ('ordinary', 'checkerboard'):
       raise ValueError(
         f"`order` must be 'ordinary' or 'checkerboard', got {order!r}."
       )

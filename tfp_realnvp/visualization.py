@@ -9,13 +9,14 @@ def to_uint8(pixels, num_levels=256):
   """Turns pixels on `[0, num_levels)` into 8-bit ones, for showing.
 
   Args:
-    pixels: Array of any shape. Values outside the range are clipped.
+    pixels: Array of any shape. Values outside the range are clipped, and NaN is
+      shown as 0.
     num_levels: `int`, how many values a pixel can take.
 
   Returns:
     `uint8` array of the same shape.
   """
-  levels = np.clip(np.floor(pixels), 0, num_levels - 1)
+  levels = np.nan_to_num(np.clip(np.floor(pixels), 0, num_levels - 1))
   return np.round(levels * (255 / max(num_levels - 1, 1))).astype(np.uint8)
 
 
@@ -32,7 +33,8 @@ def image_grid(images, num_columns=8, zoom=1, padding=1):
     `uint8` array `[height, width, C]`.
 
   Raises:
-    ValueError: If `images` has another shape, or a number is out of range.
+    ValueError: If `images` has another shape or dtype, or a number is out of
+      range.
   """
   images = np.asarray(images)
   if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
@@ -40,11 +42,13 @@ def image_grid(images, num_columns=8, zoom=1, padding=1):
       '`images` must have shape [N, H, W, 1] or [N, H, W, 3] with N > 0, got '
       f'{images.shape}.'
     )
-  if num_columns < 1 or zoom < 1 or padding < 0:
+  if not (_is_int(num_columns, 1) and _is_int(zoom, 1) and _is_int(padding, 0)):
     raise ValueError(
-      '`num_columns` and `zoom` must be at least 1 and `padding` 0, got '
-      f'{num_columns}, {zoom} and {padding}.'
+      '`num_columns` and `zoom` must be ints of at least 1 and `padding` of 0, '
+      f'got {num_columns}, {zoom} and {padding}.'
     )
+  if images.dtype != np.uint8:
+    raise ValueError(f'`images` must be uint8, got {images.dtype}.')
   images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
   count, height, width, channels = images.shape
   num_rows = -(-count // num_columns)
@@ -71,6 +75,22 @@ def side_by_side(left, right, gap=8):
 
   Returns:
     `uint8` array `[height, width of both + gap, C]`.
+
+  Raises:
+    ValueError: If the pictures do not fit, or `gap` is negative or no int.
   """
+  left, right = np.asarray(left), np.asarray(right)
+  if left.ndim != 3 or right.ndim != 3 or left.shape[::2] != right.shape[::2]:
+    raise ValueError(
+      '`left` and `right` must be [height, width, C], alike in height and C; '
+      f'got shapes {left.shape} and {right.shape}.'
+    )
+  if not _is_int(gap, 0):
+    raise ValueError(f'`gap` must be an int of at least 0, got {gap!r}.')
   white = np.full([left.shape[0], gap, left.shape[2]], 255, np.uint8)
   return np.concatenate([left, white, right], axis=1)
+
+
+def _is_int(value, minimum):
+  is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+  return is_int and value >= minimum
