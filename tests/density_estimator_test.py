@@ -384,6 +384,18 @@ def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
   )
 
 
+def test_variables_that_the_loss_does_not_see_stay_as_they_are():
+  dist = tfd.Normal(tf.Variable([1.0, 2.0]), 1.0)
+  dist.unseen = tf.Variable(3.0)
+  model = density_estimator.DensityEstimator(
+    tfd.Independent(dist, 1), num_levels=None
+  )
+  model.compile(keras.optimizers.Adam(0.1))
+  model.fit(np.zeros([4, 2], np.float32), verbose=0)
+  np.testing.assert_allclose(dist.loc, [0.9, 1.9], rtol=1e-5)
+  assert dist.unseen == 3
+
+
 def test_gradients_that_are_not_finite_are_skipped():
   scale = tf.Variable(1.0)
 

@@ -24,7 +24,7 @@ tfb = tfp.bijectors
 
 _ERRORS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 
-_EXAMPLES = int(os.environ.get('PROPERTY_EXAMPLES', '12'))
+_EXAMPLES = int(os.environ.get('PROPERTY_EXAMPLES', '4'))
 
 
 def _settings(max_examples):

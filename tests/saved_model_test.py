@@ -537,7 +537,7 @@ def _arrays(draw, spec, rows, num_levels):
 
 @hypothesis.given(strategies.data())
 @hypothesis.settings(
-  max_examples=300,
+  max_examples=100,
   deadline=None,
   derandomize=True,
   database=None,

@@ -165,7 +165,7 @@ class AffineCoupling(flow_bijector.FlowBijector):
     if not isinstance(output, (tuple, list)) or len(output) != 2:
       raise ValueError(
         '`shift_and_log_scale_fn` must return shift and log-scale, or both in '
-        f'one tensor; got {output!r}.'
+        f'one tensor; got {getattr(output, "shape", output)!r}.'
       )
     return [
       tf.reshape(value, batch + event[:-1] + [value.shape[-1]])

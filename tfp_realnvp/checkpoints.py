@@ -100,6 +100,8 @@ class Checkpoints(keras.callbacks.Callback):
       ValueError: If there are checkpoints, but none is whole, or they are of
         another model.
     """
+    if self._is_chief:
+      self._remove_unfinished()
     damaged = []
     for path in _newest_first(self._directory):
       try:
@@ -138,14 +140,18 @@ class Checkpoints(keras.callbacks.Callback):
     try:
       self._manager.save(checkpoint_number=self.step)
     except tf.errors.OpError as error:
-      for path in self._directory.glob(f'ckpt-{self.step}*temp*'):
-        shutil.rmtree(path, ignore_errors=True)
+      self._remove_unfinished()
       raise OSError(
         f'The checkpoint of step {self.step} could not be written to '
         f'{self._directory}: {error.message} The newest one there is '
         f'{next(iter(_newest_first(self._directory)), None)}.'
       ) from error
     self._saved_step = self.step
+
+  def _remove_unfinished(self):
+    """Removes what a write that did not come to its end has left."""
+    for path in self._directory.glob('ckpt-*_temp*'):
+      shutil.rmtree(path, ignore_errors=True)
 
   def on_train_begin(self, logs=None):
     """Keras hook: reports, before any work, where nothing could be written."""

@@ -273,7 +273,13 @@ class DensityEstimator(keras.Model):
       loss += self._l2_term() / replica.num_replicas_in_sync
       # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
       scaled_loss = self.optimizer.scale_loss(loss)
-    gradients = total(tape.gradient(scaled_loss, variables))
+    gradients = total(
+      tape.gradient(
+        scaled_loss,
+        variables,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+      )
+    )
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
     finite = tf.reduce_all([tf.math.is_finite(total(loss)), *finite])
     self._apply_or_undo(finite, gradients, before)

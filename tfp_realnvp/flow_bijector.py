@@ -47,8 +47,8 @@ def to_tensor(value, dtype, name):
     return tf.convert_to_tensor(value, dtype, name=name)
   except (TypeError, ValueError) as error:
     raise TypeError(
-      f'`{name}` must be convertible to a {dtype and dtype.name} tensor, got '
-      f'{value!r}: {error}'
+      f'`{name}` must be convertible to a {dtype and dtype.name} tensor: '
+      f'{error}'
     ) from error
 
 

@@ -414,7 +414,7 @@ def _convolve(x, kernel):
   return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), strides=1, padding='SAME')
 
 
-def _batch_norm(x, offset, moving, training, lagged, synchronized):
+def _batch_norm(x, offset, moving, training, lagged, synchronized=False):
   """Batch normalization over batch and space, with an offset and no scale.
 
   Args:
