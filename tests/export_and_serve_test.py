@@ -33,6 +33,7 @@ def model_dir(tmp_path_factory):
     'train_cifar',
     '--dataset=digits',
     f'--model_dir={path}',
+    '--num_scales=1',
     '--num_blocks=1',
     '--hidden_channels=2',
     '--num_steps=10',

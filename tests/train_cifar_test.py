@@ -15,6 +15,7 @@ import train_cifar
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _SMALL = [
+  '--num_scales=1',
   '--num_blocks=1',
   '--hidden_channels=2',
   '--batch_size=16',
@@ -175,9 +176,9 @@ def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
   # Two grids of 8 by 8 digits at four times their size.
   assert tf.io.decode_png(picture).shape == [265, 538, 1]
   assert 'Step 4: test' in _run(*flags)
-  output = _run(*flags, '--num_scales=1', expect=1)
-  assert '--num_scales=1, but the run' in output
-  assert 'was begun with 2' in output
+  output = _run(*flags, '--num_scales=2', expect=1)
+  assert '--num_scales=2, but the run' in output
+  assert 'was begun with 1' in output
   assert tf.train.latest_checkpoint(tmp_path).endswith('ckpt-4')
 
 
