@@ -215,5 +215,7 @@ def test_disk_that_fills_up_leaves_the_last_good_checkpoint(directory):
 
 
 def test_errors_name_the_argument(tmp_path):
-  with pytest.raises(ValueError, match='`every` must be a positive int, got 0'):
+  with pytest.raises(
+    ValueError, match='`every` must be an int of at least 1, got 0'
+  ):
     tfp_realnvp.Checkpoints(_model(), tmp_path, every=0)

@@ -41,6 +41,9 @@ def test_bits_per_dim_by_hand():
   np.testing.assert_allclose(
     density_estimator.bits_per_dim(log_prob, (2, 2, 3)), 8.0, rtol=1e-6
   )
+  for shape in (None, (2, None), (2, 0)):
+    with pytest.raises(ValueError, match='`event_shape` must be fully known'):
+      density_estimator.bits_per_dim(log_prob, shape)
 
 
 def test_fit_and_evaluate_any_distribution():

@@ -313,7 +313,7 @@ def test_no_value_spoils_another_event_or_passes_for_a_right_one(name, draw):
       _assert_close(back(bijector, y)[0][1], tf.constant(spoiled[1]), y[1])
 
 
-@functools.partial(_property, names=[n for n in CASES if n != 'batch_norm'])
+@_property
 def test_an_event_of_another_size_is_refused_or_inverted(name, draw):
   case, bijector, x = _draw(name, draw)
   shape = list(x.shape)
@@ -408,6 +408,29 @@ def _is_int(minimum, maximum=math.inf):
   )
 
 
+def _is_real(minimum, maximum):
+  return lambda value: (
+    isinstance(value, (int, float, np.integer, np.floating))
+    and minimum <= value <= maximum
+  )
+
+
+_NETWORKS = [
+  (
+    tfp_realnvp.ResidualNetwork,
+    {
+      'in_channels': 1,
+      'out_channels': 1,
+      'hidden_channels': 1,
+      'num_blocks': 1,
+    },
+  ),
+  (
+    tfp_realnvp.DenseNetwork,
+    {'in_size': 1, 'out_size': 1, 'hidden_size': 1, 'num_layers': 1},
+  ),
+]
+_CHAIN = {'event_shape': (2, 2, 1), 'num_blocks': 1, 'hidden_channels': 1}
 _never = lambda value: False
 _picture = np.zeros([2, 2, 1], np.uint8)
 _grid = functools.partial(visualization.image_grid, _picture[np.newaxis])
@@ -471,6 +494,34 @@ ARGUMENTS = [
     'gap',
     _is_int(0),
   ),
+  (tfp_realnvp.BatchNormBijector, 'num_channels', _is_int(1)),
+  *[
+    (functools.partial(tfp_realnvp.BatchNormBijector, 2), name, is_right)
+    for name, is_right in (
+      ('epsilon', _is_real(1e-9, 1e9)),
+      ('momentum', _is_real(0, 0.9)),
+    )
+  ],
+  *[
+    (functools.partial(function, **sizes | {name: 2}), name, is_right)
+    for function, sizes in _NETWORKS
+    for name, is_right in (
+      *((name, _is_int(1)) for name in sizes),
+      ('condition_size', lambda v: v is None or _is_int(1)(v)),
+    )
+  ],
+  *[
+    (functools.partial(tfp_realnvp.RealNVPChain, **_CHAIN | {n: None}), n, r)
+    for n, r in (
+      ('num_blocks', _is_int(1)),
+      ('hidden_channels', _is_int(1)),
+      ('num_scales', lambda v: v is None or _is_int(1, 2)(v)),
+      ('num_couplings', lambda v: v is None),
+      ('logit_transform', lambda v: v is None),
+      ('bijectors', lambda v: v is None),
+      ('momentum', _is_real(0, 0.9)),
+    )
+  ],
 ]
 _HOSTILE = [True, 2, 2.0, 2.5, 0.25, -1, 0, None, 'a', math.nan, math.inf, 1j]
 _HOSTILE += [np.int64(2), np.int64(0), np.float32(0.25), np.array([2, 2]), {}]

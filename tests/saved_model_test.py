@@ -752,9 +752,15 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   with pytest.raises(TypeError, match='`distribution` must be .* got .*Normal'):
     saved_model.export_saved_model(tfd.Normal(0.0, 1.0), path)
   for kwargs, message in (
-    ({'num_levels': 0}, '`num_levels` must be a positive int or None, got 0'),
+    (
+      {'num_levels': 0},
+      '`num_levels` must be an int of at least 1, or None, got 0',
+    ),
     ({'num_draws': 1.5}, '`num_draws` must be .* got 1.5'),
-    ({'max_samples': None}, '`max_samples` must be a positive int, got None'),
+    (
+      {'max_samples': None},
+      '`max_samples` must be an int of at least 1, got None',
+    ),
     ({'condition_size': -1}, '`condition_size` must be .* got -1'),
     ({'num_levels': None, 'num_draws': 2}, '`num_draws` is for pixels.*got 2'),
     ({'condition_size': 2}, '`condition` must be None'),
@@ -769,6 +775,11 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   conditional = _distribution((2,), num_couplings=1, condition_size=2)
   with pytest.raises(ValueError, match=r'`condition` must be \[\.\.\., 2\]'):
     saved_model.export_saved_model(conditional, path)
+  vector = tfd.TransformedDistribution(
+    tfd.MultivariateNormalDiag([0.0, 0.0]), tfb.Identity()
+  )
+  with pytest.raises(ValueError, match='`condition_size` is for .* got 2'):
+    saved_model.export_saved_model(vector, path, condition_size=2)
   assert not path.exists()
 
 

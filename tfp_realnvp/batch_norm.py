@@ -1,5 +1,8 @@
 """BatchNormBijector: batch normalization with its log-det."""
 
+import math
+import numbers
+
 import tensorflow as tf
 
 from tfp_realnvp import flow_bijector
@@ -59,7 +62,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       ValueError: If `num_channels`, `epsilon` or `momentum` is out of range.
     """
     parameters = dict(locals())
-    if not epsilon > 0:
+    if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
       raise ValueError(f'`epsilon` must be positive, got {epsilon!r}.')
     with tf.name_scope(name) as name:
       self._num_channels = num_channels
@@ -94,7 +97,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
 
   def _forward_and_log_det(self, x, training=False, condition=None):
     del condition
-    self._check_shape(x.shape)
+    x = self._checked(x)
     mean, variance = self._statistics.mean, self._statistics.variance
     if training:
       mean, variance = moving_statistics.batch_moments(
@@ -108,7 +111,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
     del training, condition
-    self._check_shape(y.shape)
+    y = self._checked(y)
     log_stddev = tf.math.log(self._statistics.variance + self._epsilon) / 2
     x = y * tf.exp(log_stddev) + self._statistics.mean
     return x, self._log_det(y, log_stddev)
@@ -122,6 +125,13 @@ class BatchNormBijector(flow_bijector.FlowBijector):
 
   def _inverse_event_shape(self, shape):
     return self._forward_event_shape(shape)
+
+  def _checked(self, x):
+    """`x`, whose number of channels may be known at run time only."""
+    self._check_shape(x.shape)
+    if x.shape[-1] is None:  # One channel would be broadcast.
+      x = tf.ensure_shape(x, x.shape[:-1].concatenate(self._num_channels))
+    return x
 
   def _check_shape(self, shape):
     if shape.rank and shape[-1] not in (None, self._num_channels):

@@ -10,6 +10,8 @@ from absl import logging
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import flow_bijector
+
 __all__ = ['Checkpoints']
 
 
@@ -46,14 +48,12 @@ class Checkpoints(keras.callbacks.Callback):
       max_to_keep: `int`, how many of the newest checkpoints to keep.
 
     Raises:
-      ValueError: If `every` is not a positive int.
+      ValueError: If `every` is no int of at least 1.
     """
     super().__init__()
-    if not isinstance(every, int) or every < 1:
-      raise ValueError(f'`every` must be a positive int, got {every!r}.')
     self._model = model
     self._directory = pathlib.Path(directory)
-    self._every = every
+    self._every = flow_bijector.check_int(every, 'every')
     self._epoch_to_resume = None
     self._saved_step = None
     self._metrics = tf.train.Checkpoint(

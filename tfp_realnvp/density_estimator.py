@@ -30,8 +30,17 @@ def bits_per_dim(log_prob, event_shape):
 
   Returns:
     `Tensor` like `log_prob`.
+
+  Raises:
+    ValueError: If `event_shape` is not fully known or has no elements.
   """
-  return log_prob / (-math.log(2) * math.prod(tf.TensorShape(event_shape)))
+  num_elements = tf.TensorShape(event_shape).num_elements()
+  if not num_elements:
+    raise ValueError(
+      '`event_shape` must be fully known and have elements, got '
+      f'{event_shape!r}.'
+    )
+  return log_prob / (-math.log(2) * num_elements)
 
 
 class DensityEstimator(keras.Model):
@@ -105,7 +114,7 @@ class DensityEstimator(keras.Model):
     Raises:
       TypeError: If `distribution` is no `tfd.Distribution`.
       ValueError: If its event shape is not known, or `num_levels` or
-        `max_skipped_in_a_row` is not a positive int.
+        `max_skipped_in_a_row` is no int of at least 1.
     """
     if not isinstance(distribution, tfd.Distribution):
       raise TypeError(
@@ -116,17 +125,12 @@ class DensityEstimator(keras.Model):
         '`distribution` must have a fully known event shape, got '
         f'{distribution.event_shape}.'
       )
-    if num_levels is not None and (
-      not isinstance(num_levels, int) or num_levels < 1
-    ):
-      raise ValueError(
-        f'`num_levels` must be a positive int or None, got {num_levels!r}.'
-      )
-    if not isinstance(max_skipped_in_a_row, int) or max_skipped_in_a_row < 1:
-      raise ValueError(
-        '`max_skipped_in_a_row` must be a positive int, got '
-        f'{max_skipped_in_a_row!r}.'
-      )
+    num_levels = flow_bijector.check_int(
+      num_levels, 'num_levels', optional=True
+    )
+    max_skipped_in_a_row = flow_bijector.check_int(
+      max_skipped_in_a_row, 'max_skipped_in_a_row'
+    )
     super().__init__(name=name)
     self.distribution = distribution
     self._num_levels = num_levels

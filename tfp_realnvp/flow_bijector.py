@@ -31,12 +31,18 @@ def dims(x):
   return shape
 
 
-def check_int(value, name, minimum=1):
-  """Returns `value` as an `int`; a `ValueError` names what is none."""
+def check_int(value, name, minimum=1, optional=False):
+  """Returns `value` as an `int`; a `ValueError` names what is none.
+
+  `None` is returned as it is where the value is `optional`.
+  """
+  if optional and value is None:
+    return None
   is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   if not is_int or value < minimum:
+    or_none = ', or None' if optional else ''
     raise ValueError(
-      f'`{name}` must be an int of at least {minimum}, got {value!r}.'
+      f'`{name}` must be an int of at least {minimum}{or_none}, got {value!r}.'
     )
   return int(value)
 

@@ -1,8 +1,11 @@
 """Batch statistics and their moving averages, for all batch normalization."""
 
 import contextlib
+import numbers
 
 import tensorflow as tf
+
+from tfp_realnvp import flow_bijector
 
 __all__ = [
   'MovingStatistics',
@@ -55,11 +58,8 @@ class MovingStatistics(tf.Module):
     Raises:
       ValueError: If `num_channels` or `momentum` is out of range.
     """
-    if not isinstance(num_channels, int) or num_channels < 1:
-      raise ValueError(
-        f'`num_channels` must be an int of at least 1, got {num_channels!r}.'
-      )
-    if not 0 <= momentum < 1:
+    num_channels = flow_bijector.check_int(num_channels, 'num_channels')
+    if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
       raise ValueError(f'`momentum` must be in [0, 1), got {momentum!r}.')
     super().__init__(name=name)
     self.momentum = momentum

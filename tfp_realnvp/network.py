@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import numbers
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -101,11 +102,15 @@ class ResidualNetwork(tf.Module):
       num_blocks=num_blocks,
     )
     self._mask = mask
-    self._condition_size = condition_size
+    self._condition_size = flow_bijector.check_int(
+      condition_size, 'condition_size', optional=True
+    )
     self.lagged = lagged
     self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
-    self._compute_dtype = _check_compute_dtype(compute_dtype or dtype)
+    self._compute_dtype = _check_compute_dtype(
+      dtype if compute_dtype is None else compute_dtype
+    )
 
     seeds = iter(tfp.random.split_seed(stateless_seed(seed), n=5))
 
@@ -308,13 +313,17 @@ class DenseNetwork(tf.Module):
       hidden_size=hidden_size,
       num_layers=num_layers,
     )
-    self._condition_size = condition_size
+    self._condition_size = flow_bijector.check_int(
+      condition_size, 'condition_size', optional=True
+    )
     self._recompute = recompute
     self._dtype = tf.as_dtype(dtype)
-    self._compute_dtype = _check_compute_dtype(compute_dtype or dtype)
+    self._compute_dtype = _check_compute_dtype(
+      dtype if compute_dtype is None else compute_dtype
+    )
     sizes = [in_size + (condition_size or 0)] + [hidden_size] * num_layers
     sizes.append(2 * out_size)
-    seeds = tfp.random.split_seed(stateless_seed(seed), n=num_layers + 1)
+    seeds = tfp.random.split_seed(stateless_seed(seed), n=len(sizes) - 1)
     with self.name_scope:
       self.kernels = [
         tf.Variable(
@@ -359,7 +368,8 @@ class DenseNetwork(tf.Module):
 
   def _pass(self, x):
     for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):
-      x = tf.nn.relu(x) if i else x
+      # Not relu: oneDNN fuses it with the sum and makes NaN 0.
+      x = tf.maximum(x, 0) if i else x
       x = tf.matmul(x, tf.cast(kernel, x.dtype)) + tf.cast(bias, x.dtype)
     shift, raw = tf.split(tf.cast(x, self._dtype), 2, axis=-1)
     return shift, self.magnitude * tf.tanh(raw)
@@ -370,13 +380,14 @@ def stateless_seed(seed):
 
   (For an `int`, TFP's own `sanitize_seed` gives another one at every call.)
   """
-  return tfp.random.sanitize_seed([0, seed] if isinstance(seed, int) else seed)
+  return tfp.random.sanitize_seed(
+    [0, int(seed)] if isinstance(seed, numbers.Integral) else seed
+  )
 
 
 def _check_sizes(**sizes):
   for name, size in sizes.items():
-    if not isinstance(size, int) or size < 1:
-      raise ValueError(f'`{name}` must be an int of at least 1, got {size!r}.')
+    flow_bijector.check_int(size, name)
 
 
 def _check_compute_dtype(compute_dtype):
@@ -411,7 +422,16 @@ def _normalized(kernel, magnitude=None):
 
 
 def _convolve(x, kernel):
-  return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), strides=1, padding='SAME')
+  count, *size, _ = flow_bijector.dims(x)
+  kernel = tf.cast(kernel, x.dtype)
+  convolve = lambda x: tf.nn.conv2d(x, kernel, strides=1, padding='SAME')
+  if isinstance(count, int) and count > 0:
+    return convolve(x)
+  # oneDNN gives no images the channels of the input: make them one of zeros.
+  # Neither op copies where there are images.
+  missing = tf.cast(tf.equal(count, 0), tf.int32)
+  y = convolve(tf.pad(x, [[0, missing], [0, 0], [0, 0], [0, 0]]))
+  return tf.slice(y, [0, 0, 0, 0], [count, *size, kernel.shape[-1]])
 
 
 def _batch_norm(x, offset, moving, training, lagged, synchronized=False):

@@ -120,8 +120,17 @@ class RealNVPChain(flow_bijector.FlowBijector):
       ValueError: If an argument is out of range, or not for such events.
     """
     parameters = dict(locals())
-    event_shape = tuple(tf.TensorShape(event_shape))
-    if len(event_shape) not in (1, 3) or not event_shape[-1]:
+    try:
+      event_shape = tuple(tf.TensorShape(event_shape))
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f'`event_shape` must be (H, W, C) or (D,), got {event_shape!r}.'
+      ) from error
+    if (
+      len(event_shape) not in (1, 3)
+      or 0 in event_shape
+      or (event_shape[-1] is None)
+    ):
       raise ValueError(
         '`event_shape` must be (H, W, C) or (D,), the last element known; got '
         f'{event_shape!r}.'
@@ -138,18 +147,25 @@ class RealNVPChain(flow_bijector.FlowBijector):
           f'`{argument}` is for {kind} only, got {value!r} with `event_shape` '
           f'{event_shape!r}.'
         )
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(
-          f'`{argument}` must be an int of at least 1, got {value!r}.'
-        )
+      flow_bijector.check_int(value, argument)
+    hidden_channels = flow_bijector.check_int(
+      hidden_channels, 'hidden_channels'
+    )
+    num_blocks = flow_bijector.check_int(num_blocks, 'num_blocks')
     if is_image:
       num_scales = _check_num_scales(event_shape, num_scales)
-    if logit_transform == 'default':
+    if isinstance(logit_transform, str) and logit_transform == 'default':
       logit_transform = None
       if is_image:
         logit_transform = logit_transform_lib.LogitTransform(
           validate_args=validate_args, dtype=dtype
         )
+
+    if not isinstance(logit_transform, (tfb.Bijector, type(None))):
+      raise TypeError(
+        "`logit_transform` must be a tfb.Bijector, None or 'default', got "
+        f'{logit_transform!r}.'
+      )
 
     with tf.name_scope(name) as name:
       if bijectors is None:
@@ -174,11 +190,11 @@ class RealNVPChain(flow_bijector.FlowBijector):
           bijectors = builder.vector(event_shape[-1], num_couplings or 8)
         if logit_transform is not None:
           bijectors = [logit_transform] + bijectors
-      parameters['bijectors'] = list(bijectors)
       self._channels = event_shape[-1]
       self._sequence = flow_bijector.FlowSequence(
         bijectors, event_ndims=len(event_shape), dtype=dtype
       )
+      parameters['bijectors'] = list(bijectors)
       super().__init__(
         forward_min_event_ndims=len(event_shape),
         validate_args=validate_args,
@@ -242,7 +258,8 @@ class RealNVPChain(flow_bijector.FlowBijector):
       List with the latents of each scale, finest first. Of `[32, 32, 3]` at
       three scales: `[16, 16, 6]`, `[8, 8, 12]` and, what is left, `[8, 8, 12]`.
     """
-    z = tf.convert_to_tensor(z, self.dtype)
+    z = flow_bijector.to_tensor(z, self.dtype, 'z')
+    self._check_shape(z.shape)
     latents = []
     for factor, after in _factor_outs(self.bijectors):
       for bijector in reversed(after):
@@ -261,16 +278,22 @@ class RealNVPChain(flow_bijector.FlowBijector):
       `[..., H, W, C]`, or `[..., D]`.
     """
     scales = list(_factor_outs(self.bijectors))
+    if not isinstance(latents, (list, tuple)):
+      raise TypeError(f'`latents` must be a list, got {type(latents)}.')
     if len(latents) != len(scales) + 1:
       raise ValueError(
         f'`latents` must have {len(scales) + 1} elements, one for each scale; '
         f'got {len(latents)}.'
       )
+    latents = [
+      flow_bijector.to_tensor(z, self.dtype, 'latents') for z in latents
+    ]
     *latents, z = latents
     for (factor, after), latent in zip(reversed(scales), reversed(latents)):
       z = factor.merge(z, latent)
       for bijector in after:
         z = bijector.forward(z)
+    self._check_shape(z.shape)
     return z
 
   def _forward_and_log_det(self, x, **kwargs):

@@ -111,14 +111,14 @@ def export_saved_model(
     ('condition_size', condition_size),
     ('max_samples', max_samples),
   ):
-    optional = name != 'max_samples'
-    if not (value is None and optional) and (
-      not isinstance(value, int) or value < 1
-    ):
-      raise ValueError(
-        f'`{name}` must be a positive int{" or None" * optional}, got '
-        f'{value!r}.'
-      )
+    flow_bijector.check_int(value, name, optional=name != 'max_samples')
+  if condition_size is not None and not flow_bijector.nested_kwargs(
+    distribution.bijector, condition=None
+  ):
+    raise ValueError(
+      f'`condition_size` is for conditional flows only, got {condition_size} '
+      f'with {distribution.bijector!r}.'
+    )
   if num_levels is None and num_draws is not None:
     raise ValueError(
       f'`num_draws` is for pixels only, got {num_draws} with `num_levels` None.'
@@ -265,10 +265,9 @@ class _Server:
       temperature, temperature >= 0, '`temperature` must be at least 0'
     )
     base = self._distribution.distribution
-    latents = base.sample(tf.maximum(number, 1), seed=tf.stack([0, seed]))
+    latents = base.sample(number, seed=tf.stack([0, seed]))
     mean = base.mean()
-    answers = self.decode(mean + temperature * (latents - mean), condition)
-    return {name: answer[:number] for name, answer in answers.items()}
+    return self.decode(mean + temperature * (latents - mean), condition)
 
   def _checked(self, function, specs):
     """`function` of inputs that hold to `specs` at run time too.
@@ -295,12 +294,7 @@ class _Server:
           '`condition` must have one row for each event; events and rows are',
           rows,
         )
-      if not rows:
-        return function(**inputs)
-      for name, value in inputs.items():
-        inputs[name] = _at_least_one(value) if value.shape.rank else value
-      answers = function(**inputs)
-      return {name: answer[: rows[0]] for name, answer in answers.items()}
+      return function(**inputs)
 
     return checked
 
@@ -327,13 +321,6 @@ class _Server:
       return x
     noise = tf.convert_to_tensor(noise, self._distribution.dtype)
     return pixels.dequantize(x, noise, self._num_levels)
-
-
-def _at_least_one(value):
-  """Makes no rows one of zeros: oneDNN's convolutions of no images fail."""
-  missing = tf.cast(tf.shape(value)[:1] == 0, tf.int32)
-  row = tf.zeros(tf.concat([missing, value.shape[1:]], axis=0), value.dtype)
-  return tf.concat([value, row], axis=0)
 
 
 def _check(value, valid, message):
