@@ -129,7 +129,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     if (
       len(event_shape) not in (1, 3)
       or 0 in event_shape
-      or (event_shape[-1] is None)
+      or event_shape[-1] is None
     ):
       raise ValueError(
         '`event_shape` must be (H, W, C) or (D,), the last element known; got '
