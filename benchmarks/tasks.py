@@ -167,7 +167,9 @@ def _answer(distribution, runtime):
     if runtime == 'OpenVINO':
       import openvino
 
-      compiled = openvino.compile_model(path, 'CPU')
+      # Some CPUs would compute in bfloat16.
+      float32 = {'INFERENCE_PRECISION_HINT': 'f32'}
+      compiled = openvino.compile_model(path, 'CPU', float32)
       return lambda images: compiled({'images': images})['log_prob']
     if runtime == 'ONNX Runtime':
       import onnxruntime
