@@ -15,15 +15,15 @@ _REQUIRED = [
   'absl-py>=2.0',
   'numpy>=1.26',
   'setuptools',
-  'tensorflow>=2.21',
+  'tensorflow>=2.18',
   'tensorflow-probability>=0.25',
-  'tf-keras>=2.21',
+  'tf-keras>=2.18',
 ]
 # TFDS imports importlib_resources without declaring it.
 _EXAMPLES = [
   'importlib_resources>=6.0',
   'scikit-learn>=1.4',
-  'tensorboard>=2.19',
+  'tensorboard>=2.18',
   'tensorflow-datasets>=4.9.8',
 ]
 _TESTS = _EXAMPLES + ['hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5']

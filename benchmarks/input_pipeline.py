@@ -3,7 +3,7 @@
     python -m benchmarks.input_pipeline
 
 Compares steps on images that lie ready with steps on those that the pipeline of
-`examples/train_cifar.py` gives (shuffled, flipped, batched, prefetched), and
+`examples/train.py` gives (shuffled, flipped, batched, prefetched), and
 what the pipeline takes for a batch when nothing else runs.
 """
 

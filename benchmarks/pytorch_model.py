@@ -267,7 +267,7 @@ def _scales(channels, size, num_scales, blocks, features):
 
 
 class Trainer:
-  """Training steps by Adam, as `examples/train_cifar.py` makes them."""
+  """Training steps by Adam, as `examples/train.py` makes them."""
 
   def __init__(self, model, l2_coefficient=5e-5, clip_norm=100.0):
     self.model = model

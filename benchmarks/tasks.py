@@ -81,12 +81,18 @@ def _estimator(distribution, jit_compile):
 
 
 def pipeline(batch_size=64, image_size=32):
-  """A batch of the input pipeline of `examples/train_cifar.py`."""
-  from examples import recipe
+  """A batch of the input pipeline of `examples/train.py`."""
+  import tensorflow as tf
 
-  images = _images(10_000, image_size)
-  batches = recipe.training_batches(images, batch_size, flip=True, seed=0)
-  return functools.partial(next, iter(batches))
+  from examples import image_data
+  from tfp_realnvp import presets
+
+  images = tf.data.Dataset.from_tensor_slices(_images(10_000, image_size))
+  preset = dataclasses.replace(
+    presets.preset('cifar10'), image_shape=(image_size, image_size, 3)
+  )
+  data = image_data.Data(preset, images, images, lambda image: (image, None))
+  return functools.partial(next, iter(data.training_batches(batch_size, 0)))
 
 
 def training_step(

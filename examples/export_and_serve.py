@@ -1,4 +1,4 @@
-"""Exports a model that train_cifar.py trained, and asks it as a server would.
+"""Exports a model that train.py trained, and asks it as a server would.
 
     python examples/export_and_serve.py --model_dir=runs/digits \
       --export_dir=runs/digits_serving/1
@@ -17,6 +17,7 @@ import tempfile
 
 from absl import app
 from absl import flags
+import image_data
 import numpy as np
 import recipe
 import tensorflow as tf
@@ -24,14 +25,14 @@ import tensorflow as tf
 import tfp_realnvp
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('model_dir', None, 'Of train_cifar.py.', required=True)
+flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
 flags.DEFINE_string(
   'export_dir',
   None,
   'Where to export to: <base>/<version> for TensorFlow Serving.',
   required=True,
 )
-flags.DEFINE_string('data_dir', None, 'Where TFDS keeps CIFAR-10.')
+flags.DEFINE_string('data_dir', None, 'As for train.py.')
 flags.DEFINE_integer(
   'num_draws',
   None,
@@ -45,60 +46,90 @@ _SERVER = """
 import sys
 import numpy as np
 import tensorflow as tf
-_, export_dir, images, answers = sys.argv
+_, export_dir, questions, answers = sys.argv
 signature = tf.saved_model.load(export_dir).signatures['log_prob']
-batches = np.array_split(np.load(images), len(np.load(images)) // 100 + 1)
-log_prob = [signature(images=tf.constant(b))['log_prob'] for b in batches]
+inputs = dict(np.load(questions))
+count = len(inputs['images'])
+log_prob = [
+  signature(**{k: tf.constant(v[i : i + 100]) for k, v in inputs.items()})
+  for i in range(0, count, 100)
+]
 alone = not {'tfp_realnvp', 'tensorflow_probability'} & set(sys.modules)
-np.savez(answers, log_prob=np.concatenate(log_prob), alone=alone)
+log_prob = np.concatenate([answer['log_prob'] for answer in log_prob])
+np.savez(answers, log_prob=log_prob, alone=alone)
 """
 
 
-def served_log_prob(export_dir, images):
+def served_log_prob(export_dir, inputs):
   """Asks the SavedModel in a process of its own, with TensorFlow alone."""
   with tempfile.TemporaryDirectory() as folder:
-    question, answer = f'{folder}/images.npy', f'{folder}/answers.npz'
-    np.save(question, images)
+    questions, answers = f'{folder}/questions.npz', f'{folder}/answers.npz'
+    np.savez(questions, **inputs)
     subprocess.run(
-      [sys.executable, '-c', _SERVER, export_dir, question, answer], check=True
+      [sys.executable, '-c', _SERVER, export_dir, questions, answers],
+      check=True,
     )
-    answers = np.load(answer)
+    answers = np.load(answers)
     assert answers['alone']
     return answers['log_prob']
 
 
-def library_log_prob(distribution, images):
+def library_log_prob(distribution, batches):
   """What the library itself says of pixels in the middle of their bins."""
-  log_prob = tf.function(distribution.log_prob)
-  batches = np.array_split(images, len(images) // 100 + 1)
-  return np.concatenate([log_prob(b.astype(np.float32) + 0.5) for b in batches])
+
+  @tf.function
+  def log_prob(images, condition=None):
+    pixels = tf.cast(images, tf.float32) + 0.5
+    return distribution.log_prob(pixels, **recipe.bijector_kwargs(condition))
+
+  return np.concatenate(
+    [
+      log_prob(*batch if isinstance(batch, tuple) else (batch,))
+      for batch in batches
+    ]
+  )
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  distribution, trained = recipe.load_trained(pathlib.Path(FLAGS.model_dir))
-  _, images = recipe.load_images(trained['dataset'], FLAGS.data_dir)
-  images = images[: FLAGS.num_images]
+  distribution, preset, trained = recipe.load_trained(
+    pathlib.Path(FLAGS.model_dir)
+  )
+  conditional = trained.get('conditional', False)
+  test = image_data.load(
+    preset, trained['dataset'], FLAGS.data_dir, conditional
+  )
+  images, condition = test.arrays('test', FLAGS.num_images)
+  inputs = {'images': images}
+  if conditional:
+    inputs['condition'] = condition
   try:
     tfp_realnvp.export_saved_model(
       distribution,
       FLAGS.export_dir,
-      num_levels=recipe.NUM_LEVELS[trained['dataset']],
+      num_levels=preset.num_levels,
       num_draws=FLAGS.num_draws,
+      condition_size=preset.condition_size if conditional else None,
     )
   except (OSError, ValueError) as error:
     raise SystemExit(f'--export_dir={FLAGS.export_dir}: {error}') from error
-  served = served_log_prob(FLAGS.export_dir, images)
+  served = served_log_prob(FLAGS.export_dir, inputs)
   bits = tfp_realnvp.bits_per_dim(served.mean(), distribution.event_shape)
   print(f'Served: {bits:.3f} bits/dim of {len(images)} held-out images.')
   if FLAGS.num_draws is None:
-    library = library_log_prob(distribution, images)
+    library = library_log_prob(
+      distribution, test.batches('test', limit=FLAGS.num_images)
+    )
     error = np.max(np.abs(served - library) / np.abs(library))
     print(f'Largest relative difference to the library: {error:.1e}.')
   base = pathlib.Path(FLAGS.export_dir).absolute().parent
   request = {'signature_name': 'sample'}
-  request['inputs'] = {'number': 4, 'temperature': 1.0, 'seed': 0}
+  request['inputs'] = {'temperature': 1.0, 'seed': 0}
+  if conditional:
+    request['inputs']['condition'] = condition[:4].tolist()
+  else:
+    request['inputs']['number'] = 4
   print(f"""
 docker run -p 8501:8501 -e MODEL_NAME=real_nvp \\
   -v "{base}:/models/real_nvp" tensorflow/serving

@@ -1,22 +1,21 @@
-"""Data sets and models that the programs beside this module share."""
+"""The models that the programs beside this module train and use."""
 
+import dataclasses
 import json
 
-from absl import logging
-import numpy as np
+import image_data
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tfp_realnvp
-
+tfb = tfp.bijectors
 tfd = tfp.distributions
-
-NUM_LEVELS = {'cifar10': 256, 'digits': 17}
-IMAGE_SHAPE = {'cifar10': (32, 32, 3), 'digits': (8, 8, 1)}
 
 # The flags of training that say what a model is: a run cannot change them.
 ARCHITECTURE = (
   'dataset',
+  'image_size',
+  'conditional',
+  'prior',
   'num_scales',
   'num_blocks',
   'hidden_channels',
@@ -24,119 +23,99 @@ ARCHITECTURE = (
 )
 
 
-def load_images(dataset, data_dir=None):
-  """Returns train and test images of a data set, uint8 `[N, H, W, C]`."""
-  return load_digits() if dataset == 'digits' else load_cifar10(data_dir)
-
-
-def load_digits():
-  """Returns scikit-learn's digits: 1,500 train and 297 test, [8, 8, 1]."""
-  from sklearn import datasets  # Needed for this data set alone.
-
-  images = datasets.load_digits().images[..., np.newaxis].astype(np.uint8)
-  images = np.random.default_rng(0).permutation(images)
-  return images[:1500], images[1500:]
-
-
-def load_cifar10(data_dir=None):
-  """Returns CIFAR-10 through TFDS: train and test images, [32, 32, 3]."""
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder('cifar10', data_dir=data_dir)
-  if not builder.is_prepared():
-    advice = (
-      f'CIFAR-10 is not prepared in --data_dir={builder.data_dir_root}. '
-      'Without a network, run `tfds build cifar10` where there is one, copy '
-      'the folder here and name it with --data_dir; or train on '
-      '--dataset=digits.'
-    )
-    logging.info('%s Downloading it; TFDS retries for some minutes.', advice)
-    try:
-      builder.download_and_prepare()
-    except Exception as error:  # TFDS lets through what its download raises.
-      raise SystemExit(f'{advice} Downloading failed: {error}') from error
-  splits = builder.as_dataset(split=['train', 'test'], batch_size=1000)
-  try:
-    return tuple(
-      np.concatenate([batch['image'] for batch in split.as_numpy_iterator()])
-      for split in splits
-    )
-  except tf.errors.OpError as error:  # Truncated records, broken images.
-    raise SystemExit(
-      f'CIFAR-10 in --data_dir={builder.data_dir_root} is damaged: '
-      f'{error.message} Remove {builder.data_path} and prepare it again.'
-    ) from error
-
-
-def training_batches(images, batch_size, flip, seed, start=0):
-  """Returns endless shuffled batches, horizontally flipped at random.
-
-  Order and flips follow from the seed and the step alone: batches from step
-  `start` on are those that a run from step 0 sees there.
-
-  Args:
-    images: Array or tensor `[N, H, W, C]`.
-    batch_size: Images of a batch.
-    flip: Whether to flip.
-    seed: Of the order and the flips.
-    start: Step of the first batch.
-  """
-  images = tf.constant(images)
-  count = tf.constant(len(images), tf.int64)
-
-  def element(index):
-    epoch, position = index // count, index % count
-    image = images[
-      tf.random.experimental.index_shuffle(
-        position, tf.stack([seed, epoch]), count - 1
-      )
-    ]
-    if flip:
-      image = tf.image.stateless_random_flip_left_right(
-        image, tf.stack([seed, index])
-      )
-    return image
-
-  dataset = tf.data.Dataset.range(start * batch_size, tf.int64.max)
-  dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE)
-  dataset = dataset.batch(batch_size, drop_remainder=True)
-  options = tf.data.Options()
-  # Each worker makes all batches, which is cheap, and keeps its own part.
-  options.experimental_distribute.auto_shard_policy = (
-    tf.data.experimental.AutoShardPolicy.DATA
-  )
-  return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
 def build_distribution(
-  dataset, num_scales, num_blocks, hidden_channels, lagged_batch_norm, **kwargs
+  dataset,
+  image_size=64,
+  conditional=False,
+  prior='standard',
+  num_scales=None,
+  num_blocks=None,
+  hidden_channels=None,
+  lagged_batch_norm=None,
+  **kwargs,
 ):
-  """Returns Real NVP on the images of a data set.
+  """Returns Real NVP on the images of a data set, and its preset.
 
   Args:
-    dataset: Key of `IMAGE_SHAPE`.
-    num_scales: See `RealNVPChain`.
-    num_blocks: See `RealNVPChain`.
-    hidden_channels: See `RealNVPChain`.
-    lagged_batch_norm: See `RealNVPChain`.
+    dataset: One of `image_data.NAMES`.
+    image_size: `int`, side of the images of a folder.
+    conditional: Whether the flow has the condition that the preset names.
+    prior: Key of `PRIORS`.
+    num_scales: See `tfp_realnvp.RealNVPChain`; `None` for the preset's.
+    num_blocks: The same.
+    hidden_channels: The same.
+    lagged_batch_norm: The same.
     **kwargs: Others of `RealNVPChain`.
+
+  Returns:
+    distribution: `tfd.TransformedDistribution`.
+    preset: `tfp_realnvp.Preset`, with what was asked for.
   """
-  shape = IMAGE_SHAPE[dataset]
-  flow = tfp_realnvp.RealNVPChain(
-    shape,
-    num_scales=num_scales,
-    num_blocks=num_blocks,
-    hidden_channels=hidden_channels,
-    lagged_batch_norm=lagged_batch_norm,
-    logit_transform=tfp_realnvp.LogitTransform(NUM_LEVELS[dataset]),
-    **kwargs,
+  changes = {
+    'num_scales': num_scales,
+    'num_blocks': num_blocks,
+    'hidden_channels': hidden_channels,
+    'lagged_batch_norm': lagged_batch_norm,
+  }
+  preset = dataclasses.replace(
+    image_data.preset(dataset, image_size),
+    **{name: value for name, value in changes.items() if value is not None},
   )
-  base = tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=shape)
-  return tfd.TransformedDistribution(base, flow)
+  if conditional:
+    kwargs['condition_size'] = preset.condition_size
+  distribution = preset.distribution(**kwargs)
+  base = PRIORS[prior](distribution.bijector, preset.image_shape)
+  return tfd.TransformedDistribution(base, distribution.bijector), preset
+
+
+def standard_prior(flow, image_shape):
+  """Returns the standard normal distribution of latents."""
+  del flow
+  return tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=image_shape)
+
+
+def learned_prior(flow, image_shape):
+  """Returns a normal distribution of latents that is learned with the flow.
+
+  It has a location and a scale for each channel of the latents of each scale.
+
+  Args:
+    flow: `RealNVPChain`.
+    image_shape: `(H, W, C)`.
+  """
+  shapes = [z.shape for z in flow.split_latents(tf.zeros(image_shape))]
+  channels = [shape[-1] for shape in shapes]
+
+  def place(values):
+    """Gives each latent the value of its channel."""
+    values = tf.split(values, channels)
+    return flow.merge_latents(
+      [tf.broadcast_to(v, shape) for v, shape in zip(values, shapes)]
+    )
+
+  loc = tf.Variable(tf.zeros(sum(channels)), name='loc')
+  scale = tfp.util.TransformedVariable(
+    tf.ones(sum(channels)), tfb.Softplus(), name='scale'
+  )
+  loc, scale = (
+    tfp.util.DeferredTensor(variable, place, shape=image_shape)
+    for variable in (loc, scale)
+  )
+  return tfd.Independent(tfd.Normal(loc, scale), reinterpreted_batch_ndims=3)
+
+
+PRIORS = {'standard': standard_prior, 'learned': learned_prior}
+
+
+def bijector_kwargs(condition):
+  """Returns what a distribution's methods take for a condition, or `None`."""
+  if condition is None:
+    return {}
+  return {'bijector_kwargs': {'condition': condition}}
 
 
 def load_trained(model_dir):
-  """Returns what `train_cifar.py` left in a directory.
+  """Returns what `train.py` left in a directory.
 
   Args:
     model_dir: `pathlib.Path`, the program's --model_dir.
@@ -144,6 +123,7 @@ def load_trained(model_dir):
   Returns:
     distribution: With the weights of the end of training, or of its newest
       checkpoint.
+    preset: `tfp_realnvp.Preset`.
     flags: The flags that say what the model is, as a dict.
   """
   try:
@@ -157,7 +137,7 @@ def load_trained(model_dir):
   ) or tf.train.latest_checkpoint(model_dir)
   if path is None:
     raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
-  distribution = build_distribution(**flags)
+  distribution, preset = build_distribution(**flags)
   checkpoint = tf.train.Checkpoint(distribution=distribution)
   checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-  return distribution, flags
+  return distribution, preset, flags

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import image_data
 import numpy as np
 import pytest
 import recipe
@@ -30,7 +31,7 @@ def _run(program, *flags, expect=0):
 def model_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp('runs') / 'digits'
   _run(
-    'train_cifar',
+    'train',
     '--dataset=digits',
     f'--model_dir={path}',
     '--num_scales=1',
@@ -49,9 +50,9 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   assert error < 1e-5
   assert f'-v "{tmp_path}/serving:/models/real_nvp"' in output
   # What is exported is the end of training, statistics re-estimated.
-  distribution, trained = recipe.load_trained(model_dir)
+  distribution, preset, trained = recipe.load_trained(model_dir)
   assert trained['dataset'] == 'digits'
-  _, test = recipe.load_digits()
+  test, _ = image_data.load(preset, 'digits').arrays('test')
   served = tf.saved_model.load(str(export_dir)).signatures['log_prob']
   log_prob = distribution.log_prob(test.astype(np.float32) + 0.5)
   np.testing.assert_allclose(

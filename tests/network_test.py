@@ -101,11 +101,14 @@ def test_training_moves_the_statistics_of_every_layer_once(recompute):
   np.testing.assert_allclose(net(x), trained, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'wrap', [lambda f: f, tf.function, lambda f: tf.function(f, jit_compile=True)]
-)
+@pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
 @pytest.mark.parametrize('lagged', [False, True])
-def test_recomputation_changes_no_gradient_and_no_average(lagged, wrap):
+def test_recomputation_changes_no_gradient_and_no_average(lagged, mode):
+  wrap = {
+    'eager': lambda f: f,
+    'graph': tf.function,
+    'xla': tf.function(jit_compile=True),
+  }[mode]
   x = tf.random.stateless_normal([4, 6, 6, 3], [0, 1])
   condition = tf.random.stateless_normal([4, 2], [0, 2])
   results = []
@@ -135,8 +138,10 @@ def test_recomputation_changes_no_gradient_and_no_average(lagged, wrap):
   for kept, recomputed in zip(*results):
     scale = np.abs(kept).max()
     np.testing.assert_allclose(recomputed, kept, atol=1e-5 * scale)
+  # XLA makes two programs, which may add up in other orders (TensorFlow 2.18).
+  rtol = 1e-6 if mode == 'xla' else 0
   for kept, recomputed in zip(*(result[-6:] for result in results)):
-    np.testing.assert_array_equal(recomputed, kept)
+    np.testing.assert_allclose(recomputed, kept, rtol=rtol)
 
 
 def test_recomputation_runs_each_convolution_once_more():

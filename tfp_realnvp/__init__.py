@@ -12,6 +12,8 @@ from tfp_realnvp.mask import channel_mask
 from tfp_realnvp.mask import checkerboard_mask
 from tfp_realnvp.network import DenseNetwork
 from tfp_realnvp.network import ResidualNetwork
+from tfp_realnvp.presets import Preset
+from tfp_realnvp.presets import preset
 from tfp_realnvp.real_nvp_chain import RealNVPChain
 from tfp_realnvp.saved_model import export_saved_model
 from tfp_realnvp.squeeze import Squeeze
@@ -25,6 +27,7 @@ __all__ = [
   'FactorOut',
   'FlowBijector',
   'LogitTransform',
+  'Preset',
   'RealNVPChain',
   'ResidualNetwork',
   'Squeeze',
@@ -32,6 +35,7 @@ __all__ = [
   'channel_mask',
   'checkerboard_mask',
   'export_saved_model',
+  'preset',
 ]
 
 __version__ = '0.1.0'

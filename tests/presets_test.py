@@ -1,0 +1,127 @@
+import dataclasses
+import os
+
+import image_data
+import keras
+import numpy as np
+import pytest
+import recipe
+import tensorflow_datasets as tfds
+
+import tfp_realnvp
+
+# From section 4.1 of the paper, by hand: scales, blocks, channels; data set;
+# size of the images; crop, smallest side, flips; lagged statistics (appendix
+# E); bits/dim (table 1).
+_PAPER = {
+  'cifar10': (2, 8, 64, 'cifar10', 32, None, None, True, True, 3.49),
+  'imagenet32': (
+    *(4, 4, 32, 'downsampled_imagenet/32x32', 32),
+    *(None, 32, False, False, 4.28),
+  ),
+  'imagenet64': (
+    *(5, 2, 32, 'downsampled_imagenet/64x64', 64),
+    *(None, 64, False, False, 3.98),
+  ),
+  'lsun_bedroom': (
+    *(5, 2, 32, 'lsun/bedroom', 64),
+    *(None, 96, True, False, 2.72),
+  ),
+  'lsun_tower': (5, 2, 32, 'lsun/tower', 64, None, 96, True, False, 2.81),
+  'lsun_church_outdoor': (
+    *(5, 2, 32, 'lsun/church_outdoor', 64),
+    *(None, 96, True, False, 3.08),
+  ),
+  'celeb_a': (5, 2, 32, 'celeb_a', 64, 148, 64, True, False, 3.02),
+}
+
+
+@pytest.mark.parametrize('name', _PAPER)
+def test_preset_is_the_papers(name):
+  preset = tfp_realnvp.preset(name)
+  assert _PAPER[name] == (
+    preset.num_scales,
+    preset.num_blocks,
+    preset.hidden_channels,
+    preset.tfds_name,
+    preset.image_shape[0],
+    preset.center_crop,
+    preset.smallest_side,
+    preset.flip,
+    preset.lagged_batch_norm,
+    preset.bits_per_dim,
+  )
+  assert preset.image_shape == (preset.image_shape[0],) * 2 + (3,)
+  assert preset.batch_size == 64
+  assert preset.learning_rate == 1e-3
+  assert preset.l2_coefficient == 5e-5
+  assert preset.num_levels == 256
+  assert preset.test_split == ('test' if name == 'cifar10' else 'validation')
+
+
+def test_unknown_name():
+  with pytest.raises(ValueError, match="`name` must be .*cifar10.* 'mnist'"):
+    tfp_realnvp.preset('mnist')
+
+
+def _narrow(preset):
+  """A preset with little to compute; FULL_SIZE=1 leaves it as it is."""
+  if os.environ.get('FULL_SIZE'):
+    return preset
+  return dataclasses.replace(preset, num_blocks=1, hidden_channels=2)
+
+
+@pytest.mark.parametrize(
+  'name, shares',
+  [
+    ('cifar10', [0.5, 0.5]),
+    ('imagenet32', [0.5, 0.25, 0.125, 0.125]),
+    ('celeb_a', [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+  ],
+)
+def test_latents_of_each_scale(name, shares):
+  preset = _narrow(tfp_realnvp.preset(name))
+  flow = preset.distribution().bijector
+  latents = flow.split_latents(np.zeros(preset.image_shape, np.float32))
+  size = np.prod(preset.image_shape)
+  assert [np.size(latent) / size for latent in latents] == shares
+  # "Until the input of the last recursion is a 4 x 4 x c tensor", but for
+  # CIFAR-10, which is halved once.
+  assert latents[-1].shape[0] == (16 if name == 'cifar10' else 4)
+
+
+@pytest.mark.parametrize('name', _PAPER)
+def test_preset_trains_and_evaluates_on_its_own_data_set(name):
+  preset = _narrow(tfp_realnvp.preset(name))
+  conditional = name in ('cifar10', 'celeb_a')
+  distribution, _ = recipe.build_distribution(
+    name,
+    conditional=conditional,
+    num_blocks=preset.num_blocks,
+    hidden_channels=preset.hidden_channels,
+  )
+  model = tfp_realnvp.DensityEstimator(
+    distribution,
+    num_levels=preset.num_levels,
+    l2_coefficient=preset.l2_coefficient,
+    l2_variables=distribution.bijector.scale_parameters,
+  )
+  # A graph of so many layers takes longer to make than a few steps.
+  model.compile(keras.optimizers.Adam(preset.learning_rate), run_eagerly=True)
+  before = [v.numpy() for v in model.trainable_variables]
+  with tfds.testing.mock_data(num_examples=6):
+    data = image_data.load(preset, name, conditional=conditional)
+    batches = data.training_batches(4, seed=0)
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    metrics = model.evaluate(data.batches(), verbose=0, return_dict=True)
+  assert model.step.numpy() == 2
+  assert metrics['non_finite'] == 0
+  # Not far from the 8 bits of uniform pixels, which mock images are made of.
+  assert 5 < metrics['bits_per_dim'] < 12
+  # Scales start at 0, and their networks get no gradient before they have
+  # moved; all else has moved by about the learning rate.
+  moved = [
+    np.abs(v.numpy() - value).max()
+    for v, value in zip(model.trainable_variables, before)
+  ]
+  assert np.median(moved) > 1e-4
