@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import tfp_realnvp
 from tfp_realnvp import visualization
 
 
@@ -36,6 +37,54 @@ def test_image_grid_zooms():
   )
 
 
+def test_image_grid_marks_in_red():
+  images = np.array([7, 8], np.uint8).reshape(2, 1, 1, 1)
+  grid = visualization.image_grid(images, num_columns=2, marked=[1])
+  red, white = [255, 0, 0], [255, 255, 255]
+  np.testing.assert_array_equal(
+    grid,
+    [
+      [white, white, red, red, red],
+      [white, [7, 7, 7], red, [8, 8, 8], red],
+      [white, white, red, red, red],
+    ],
+  )
+
+
+def test_manifold_by_equation_19():
+  latents = np.random.default_rng(0).normal(size=[4, 2, 3])
+  points = visualization.manifold(latents, num_angles=8)
+  assert points.shape == (8, 8, 2, 3)
+  # The four corners of the first quarter are the latents.
+  for z, (row, column) in zip(latents, [(0, 0), (2, 0), (0, 2), (2, 2)]):
+    np.testing.assert_allclose(points[row, column], z, atol=1e-15)
+  z_1, z_2, z_3, z_4 = latents
+  for column, row in [(1, 0), (3, 5), (6, 7)]:
+    phi, phi_ = column * np.pi / 4, row * np.pi / 4
+    z = np.cos(phi) * (np.cos(phi_) * z_1 + np.sin(phi_) * z_2) + np.sin(
+      phi
+    ) * (np.cos(phi_) * z_3 + np.sin(phi_) * z_4)
+    np.testing.assert_allclose(points[row, column], z, rtol=1e-12)
+  assert visualization.manifold(latents.astype('f4')).dtype == np.float32
+
+
+def test_keep_coarse_replaces_the_finest_scales():
+  flow = tfp_realnvp.RealNVPChain(
+    (8, 8, 2), num_scales=3, num_blocks=1, hidden_channels=2
+  )
+  rng = np.random.default_rng(0)
+  z, fresh = rng.normal(size=[2, 1, 8, 8, 2]).astype(np.float32)
+  results = visualization.keep_coarse(flow, z, fresh)
+  assert len(results) == 3
+  for i, result in enumerate(results):
+    scales = zip(*(flow.split_latents(x) for x in (result, z, fresh)))
+    for scale, (found, kept, replaced) in enumerate(scales):
+      np.testing.assert_array_equal(found, replaced if scale < i else kept)
+  # 100, 50 and 25 % are kept.
+  shares = [np.mean(result == z) for result in results]
+  assert shares == [1, 0.5, 0.25]
+
+
 def test_side_by_side():
   left = np.zeros([2, 3, 1], np.uint8)
   right = np.ones([2, 1, 1], np.uint8)
@@ -52,6 +101,12 @@ def test_errors_name_the_argument_and_show_the_value():
     visualization.image_grid(np.zeros([1, 2, 2, 3]), num_columns=0)
   with pytest.raises(ValueError, match='`images` must be uint8, got float64'):
     visualization.image_grid(np.zeros([1, 2, 2, 3]))
+  with pytest.raises(ValueError, match=r'`marked` .* 1 images, got \[1\]'):
+    visualization.image_grid(np.zeros([1, 2, 2, 3], np.uint8), marked=[1])
+  with pytest.raises(ValueError, match=r'`latents` must be four, .*\(3, 2\)'):
+    visualization.manifold(np.zeros([3, 2]))
+  with pytest.raises(ValueError, match='`num_angles` must be .* got 0'):
+    visualization.manifold(np.zeros([4, 2]), num_angles=0)
   picture = np.zeros([2, 3, 1], np.uint8)
   with pytest.raises(ValueError, match=r'`left` and `right` .*\(3, 3, 1\)'):
     visualization.side_by_side(picture, np.zeros([3, 3, 1], np.uint8))

@@ -1,8 +1,16 @@
-"""Pictures of images: arrays in, image arrays out."""
+"""Pictures of images, and the latents that are worth one: arrays alone."""
 
 import numpy as np
 
-__all__ = ['image_grid', 'side_by_side', 'to_uint8']
+__all__ = [
+  'image_grid',
+  'keep_coarse',
+  'manifold',
+  'side_by_side',
+  'to_uint8',
+]
+
+_RED = (255, 0, 0)
 
 
 def to_uint8(pixels, num_levels=256):
@@ -20,7 +28,7 @@ def to_uint8(pixels, num_levels=256):
   return np.round(levels * (255 / max(num_levels - 1, 1))).astype(np.uint8)
 
 
-def image_grid(images, num_columns=8, zoom=1, padding=1):
+def image_grid(images, num_columns=8, zoom=1, padding=1, marked=()):
   """Lays images out in rows, on white.
 
   Args:
@@ -28,6 +36,8 @@ def image_grid(images, num_columns=8, zoom=1, padding=1):
     num_columns: `int`, images in a row.
     zoom: `int`, each pixel becomes a square of this side.
     padding: `int`, white pixels between images and around them.
+    marked: Numbers of images around which the padding is red. If there are any,
+      the picture has three channels.
 
   Returns:
     `uint8` array `[height, width, C]`.
@@ -49,7 +59,13 @@ def image_grid(images, num_columns=8, zoom=1, padding=1):
     )
   if images.dtype != np.uint8:
     raise ValueError(f'`images` must be uint8, got {images.dtype}.')
+  if any(not (_is_int(i, 0) and i < len(images)) for i in marked):
+    raise ValueError(
+      f'`marked` must be numbers of the {len(images)} images, got {marked!r}.'
+    )
   images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+  if len(marked) and images.shape[-1] == 1:
+    images = images.repeat(3, axis=-1)
   count, height, width, channels = images.shape
   num_rows = -(-count // num_columns)
   rows, columns = height + padding, width + padding
@@ -58,6 +74,10 @@ def image_grid(images, num_columns=8, zoom=1, padding=1):
     255,
     np.uint8,
   )
+  for i in marked:
+    top, left = i // num_columns * rows, i % num_columns * columns
+    frame = np.s_[top : top + rows + padding, left : left + columns + padding]
+    grid[frame] = _RED
   for i, image in enumerate(images):
     top = i // num_columns * rows + padding
     left = i % num_columns * columns + padding
@@ -89,6 +109,61 @@ def side_by_side(left, right, gap=8):
     raise ValueError(f'`gap` must be an int of at least 0, got {gap!r}.')
   white = np.full([left.shape[0], gap, left.shape[2]], 255, np.uint8)
   return np.concatenate([left, white, right], axis=1)
+
+
+def manifold(latents, num_angles=8):
+  """Spans a two-dimensional manifold by four latents: eq. 19 of the paper.
+
+      z = cos(phi) (cos(phi') z_1 + sin(phi') z_2)
+        + sin(phi) (cos(phi') z_3 + sin(phi') z_4)
+
+  at `phi` and `phi'` of `2 pi k / num_angles`. Along a row `phi` grows, along a
+  column `phi'`. The four latents themselves are at the angles 0 and `pi / 2`;
+  where `num_angles` is divisible by 4, at the numbers 0 and `num_angles / 4` of
+  the rows and columns.
+
+  Args:
+    latents: Array `[4, ...]`: `z_1` to `z_4`.
+    num_angles: `int`, how many angles.
+
+  Returns:
+    Array `[num_angles, num_angles, ...]`.
+
+  Raises:
+    ValueError: If there are not four latents, or `num_angles` is no int of at
+      least 1.
+  """
+  latents = np.asarray(latents)
+  if not latents.ndim or len(latents) != 4:
+    raise ValueError(f'`latents` must be four, got shape {latents.shape}.')
+  if not _is_int(num_angles, 1):
+    raise ValueError(
+      f'`num_angles` must be an int of at least 1, got {num_angles!r}.'
+    )
+  angles = 2 * np.pi * np.arange(num_angles) / num_angles
+  circle = np.stack([np.cos(angles), np.sin(angles)]).astype(latents.dtype)
+  latents = latents.reshape(2, 2, *latents.shape[1:])  # By phi, by phi'.
+  return np.einsum('ix,jy,ij...->yx...', circle, circle, latents)
+
+
+def keep_coarse(flow, latents, fresh):
+  """Replaces latents scale by scale, finest first (appendix D of the paper).
+
+  Args:
+    flow: `RealNVPChain`.
+    latents: `[N, H, W, C]`.
+    fresh: Array of the same shape, what they are replaced by.
+
+  Returns:
+    List with an element for each scale, arrays like `latents`: with all of them
+    kept, without the finest scale's, without those of the two finest scales,
+    and so on; of the last, only the coarsest scale's are kept.
+  """
+  kept, replaced = flow.split_latents(latents), flow.split_latents(fresh)
+  return [
+    np.asarray(flow.merge_latents(replaced[:i] + kept[i:]))
+    for i in range(len(kept))
+  ]
 
 
 def _is_int(value, minimum):

@@ -1,0 +1,284 @@
+"""Draws the paper's figures from a model that train.py trained.
+
+    python examples/draw_figures.py --model_dir=runs/cifar10
+
+Writes PNG files to <model_dir>/figures:
+
+- samples.png: held-out images and samples (figures 5 and 7 to 11).
+- manifold.png: eq. 19 on four held-out images, which have red borders (figures
+  6 and 12 to 16).
+- samples_2x.png, samples_10x.png: samples of 2 and 10 times the size, by the
+  same weights (figures 17 to 21).
+- compression.png: a held-out image, then what the flow makes of its coarser
+  latents and fresh finer ones, ever fewer of them kept (figures 22 to 26).
+- reconstruction.png: held-out images, what comes back from their latents, and
+  the difference, which the program prints.
+- interpolation.png: from one held-out image to another, a row for each pair.
+- temperature.png: samples whose latents are multiplied by 0.5, 0.6, ..., 1.2, a
+  column each.
+
+And of a conditional model:
+
+- classes.png: samples, a row for each class.
+- attribute_change.png: held-out images, and what their latents give under other
+  conditions: every class, or the attributes of the image before (figures 27 and
+  28). With classes, the program also tells how often an image is likelier under
+  its own than under others.
+"""
+
+import pathlib
+
+from absl import app
+from absl import flags
+import image_data
+import numpy as np
+import recipe
+import tensorflow as tf
+
+from tfp_realnvp import visualization
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
+flags.DEFINE_string('data_dir', None, 'As for train.py.')
+flags.DEFINE_integer('seed', 0, 'Of all that is drawn at random.')
+
+_NUM_IMAGES = 1000  # Held-out ones, of which pictures show the first.
+_TEMPERATURES = np.arange(0.5, 1.25, 0.1)
+
+
+class Artist:
+  """Draws pictures of one model, and of held-out images under it."""
+
+  def __init__(
+    self, distribution, preset, prior_name, images, condition, seed=0
+  ):
+    """Initializes Artist.
+
+    Args:
+      distribution: `tfd.TransformedDistribution`, trained.
+      preset: `tfp_realnvp.Preset`.
+      prior_name: Key of `recipe.PRIORS`, of the distribution's.
+      images: uint8 `[N, H, W, C]`, held out.
+      condition: `[N, K]`, or `None`.
+      seed: `int`, of all that is drawn at random.
+    """
+    self.distribution = distribution
+    self._flow = distribution.bijector
+    self._prior = distribution.distribution
+    self._prior_name = prior_name
+    self._preset = preset
+    self._images = images
+    self._condition = condition
+    self._seed = seed
+    self._forward = tf.function(self._flow.forward)
+    self._inverse = tf.function(self._flow.inverse)
+
+  def samples(self):
+    samples = self._sample(self._prior, 64)
+    return visualization.side_by_side(
+      self._grid(self._images[:64] + 0.5), self._grid(samples)
+    )
+
+  def manifold(self):
+    # A condition is a corner's too; between them it is the first one's.
+    condition = self._conditions(4)[:1]
+    latents = self._encode(self._images[:4], condition.repeat(4, axis=0))
+    points = visualization.manifold(latents, num_angles=8)
+    points = points.reshape(64, *self._preset.image_shape)
+    pixels = self._decode(points, condition.repeat(64, axis=0))
+    return self._grid(pixels, padding=2, marked=(0, 2, 16, 18))
+
+  def larger_samples(self, factor, count):
+    """Samples of another size, by the same weights (appendix C)."""
+    samples = self._sample(self._larger_prior(factor), count)
+    return self._grid(samples, num_columns=min(count, 4))
+
+  def compression(self):
+    images, condition = self._images[:8], self._conditions(8)
+    latents = self._encode(images, condition)
+    fresh = self._prior.sample(8, seed=[self._seed, 1])
+    columns = [images + 0.5] + [
+      self._decode(kept, condition)
+      for kept in visualization.keep_coarse(self._flow, latents, fresh)
+    ]
+    return self._columns(columns)
+
+  def reconstruction(self):
+    """Returns the picture, and the largest error, in levels of a pixel."""
+    images, condition = self._images[:8], self._conditions(8)
+    decoded = self._decode(self._encode(images, condition), condition)
+    error = np.abs(decoded - (images + 0.5))
+    # The error of float32 would be black: its largest is shown as white.
+    scaled = error * (self._preset.num_levels - 1) / error.max()
+    return self._grid(
+      np.concatenate([images + 0.5, decoded, scaled])
+    ), error.max()
+
+  def interpolation(self):
+    images, condition = self._images[:16], self._conditions(16)
+    first, last = np.split(self._encode(images, condition), 2)
+    rows = []
+    for start, end, own in zip(first, last, condition):
+      # Along the circle of eq. 19 at phi = 0, from phi' = 0 to pi / 2.
+      points = visualization.manifold([start, end, start, end], 28)[:8, 0]
+      rows.append(self._decode(points, own[np.newaxis].repeat(8, axis=0)))
+    return self._grid(np.concatenate(rows))
+
+  def temperature(self):
+    latents = self._prior.sample(8, seed=[self._seed, 2])
+    mean = self._prior.mean()
+    columns = [
+      self._decode(mean + t * (latents - mean), self._conditions(8))
+      for t in _TEMPERATURES
+    ]
+    return self._columns(columns)
+
+  def classes(self):
+    classes = np.eye(self._preset.condition_size, dtype=np.float32)
+    latents = self._prior.sample(8 * len(classes), seed=[self._seed, 3])
+    return self._grid(self._decode(latents, classes.repeat(8, axis=0)))
+
+  def attribute_change(self):
+    """`g(f(x; y); y')` (appendix F)."""
+    images, condition = self._images[:8], self._conditions(8)
+    latents = self._encode(images, condition)
+    if self._preset.condition_feature == 'label':
+      others = np.eye(self._preset.condition_size, dtype=np.float32)
+      others = [other[np.newaxis].repeat(8, axis=0) for other in others]
+    else:
+      others = [np.roll(condition, 1, axis=0)]
+    columns = [images + 0.5]
+    columns += [self._decode(latents, other) for other in others]
+    return self._columns(columns)
+
+  def label_shares(self):
+    """Returns how often images are likelier under their label than others.
+
+    Returns:
+      above_mean: Share of images whose log-likelihood under their own label is
+        higher than the mean of those under the others.
+      above_all: The same, higher than all of them.
+    """
+    log_prob = tf.function(self.distribution.log_prob)
+    pixels = tf.constant(self._images, tf.float32) + 0.5
+    classes = np.eye(self._preset.condition_size, dtype=np.float32)
+    log_probs = np.stack(
+      [
+        log_prob(
+          pixels,
+          **recipe.bijector_kwargs(np.tile(one, [len(self._images), 1])),
+        )
+        for one in classes
+      ],
+      axis=1,
+    )
+    own = self._condition.astype(bool)
+    right = log_probs[own]
+    others = log_probs[~own].reshape(len(right), -1)
+    return (
+      np.mean(right > others.mean(axis=1)),
+      np.mean(right > others.max(axis=1)),
+    )
+
+  def _conditions(self, count):
+    """The first images' conditions; without any, an array that says so."""
+    if self._condition is None:
+      return np.zeros([count, 0], np.float32)
+    return self._condition[:count]
+
+  def _encode(self, images, condition):
+    pixels = tf.constant(images, tf.float32) + 0.5
+    return self._inverse(pixels, **_condition_kwargs(condition)).numpy()
+
+  def _decode(self, latents, condition):
+    latents = tf.constant(latents)
+    return self._forward(latents, **_condition_kwargs(condition)).numpy()
+
+  def _sample(self, prior, count):
+    latents = prior.sample(count, seed=[self._seed, 0])
+    return self._decode(latents, self._conditions(count))
+
+  def _larger_prior(self, factor):
+    height, width, channels = self._preset.image_shape
+    shape = (factor * height, factor * width, channels)
+    larger = recipe.PRIORS[self._prior_name](self._flow, shape)
+    for variable, trained in zip(larger.variables, self._prior.variables):
+      variable.assign(trained)
+    return larger
+
+  def _columns(self, columns):
+    """Lays batches of as many images each out as columns."""
+    images = np.stack(columns, axis=1)
+    return self._grid(
+      images.reshape(-1, *images.shape[2:]), num_columns=len(columns)
+    )
+
+  def _grid(self, pixels, num_columns=8, **kwargs):
+    pixels = visualization.to_uint8(pixels, self._preset.num_levels)
+    zoom = max(1, 64 // pixels.shape[1])
+    return visualization.image_grid(pixels, num_columns, zoom, **kwargs)
+
+
+def _condition_kwargs(condition):
+  return {'condition': tf.constant(condition)} if condition.shape[1] else {}
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
+  model_dir = pathlib.Path(FLAGS.model_dir)
+  distribution, preset, trained = recipe.load_trained(model_dir)
+  conditional = trained.get('conditional', False)
+  data = image_data.load(
+    preset, trained['dataset'], FLAGS.data_dir, conditional
+  )
+  images, condition = data.arrays('test', _NUM_IMAGES)
+  if len(images) < 16:
+    raise SystemExit(
+      f'--data_dir={FLAGS.data_dir}: figures need 16 held-out images, there '
+      f'are {len(images)}.'
+    )
+  artist = Artist(
+    distribution,
+    preset,
+    trained.get('prior', 'standard'),
+    images,
+    condition,
+    FLAGS.seed,
+  )
+  figures = {
+    'samples': artist.samples,
+    'manifold': artist.manifold,
+    'samples_2x': lambda: artist.larger_samples(2, 8),
+    'samples_10x': lambda: artist.larger_samples(10, 1),
+    'compression': artist.compression,
+    'interpolation': artist.interpolation,
+    'temperature': artist.temperature,
+  }
+  if conditional:
+    figures['attribute_change'] = artist.attribute_change
+    if preset.condition_feature == 'label':
+      figures['classes'] = artist.classes
+  folder = model_dir / 'figures'
+  for name, draw in figures.items():
+    _write(folder / f'{name}.png', draw())
+  picture, error = artist.reconstruction()
+  _write(folder / 'reconstruction.png', picture)
+  print(f'Largest error of a reconstructed pixel: {error:.1e} levels.')
+  if 'classes' in figures:
+    above_mean, above_all = artist.label_shares()
+    print(
+      f'Of {len(images)} held-out images {100 * above_mean:.1f} % are likelier '
+      f'under their label than under the others on average, '
+      f'{100 * above_all:.1f} % than under each of them.'
+    )
+
+
+def _write(path, picture):
+  path.parent.mkdir(exist_ok=True)
+  tf.io.write_file(str(path), tf.io.encode_png(picture))
+  print(path)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,175 @@
+"""Checks what pictures show, and runs the programs as a user does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import draw_figures
+import image_data
+import numpy as np
+import pytest
+import recipe
+import tensorflow as tf
+
+from tests import flow_testing
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
+
+
+def _artist(conditional, prior='standard', dataset='digits'):
+  distribution, preset = recipe.build_distribution(
+    dataset, conditional=conditional, prior=prior, **_SMALL
+  )
+  flow_testing.randomize(distribution.bijector)
+  data = image_data.load(
+    image_data.preset('digits'), 'digits', conditional=conditional
+  )
+  images, condition = data.arrays('test', 64)
+  return draw_figures.Artist(
+    distribution, preset, prior, images, condition
+  ), images
+
+
+def _tile(picture, row, column, padding=1):
+  """The digit at a place of a grid, with values on 0 to 16 again."""
+  side = 64 + padding
+  top, left = row * side + padding, column * side + padding
+  tile = picture[top : top + 64 : 8, left : left + 64 : 8, :1]
+  return np.round(tile / (255 / 16)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('conditional', [False, True])
+def test_corners_of_the_manifold_are_the_images(conditional):
+  artist, images = _artist(conditional)
+  picture = artist.manifold()
+  for image, (row, column) in zip(images, [(0, 0), (2, 0), (0, 2), (2, 2)]):
+    np.testing.assert_array_equal(_tile(picture, row, column, 2), image)
+    frame = picture[row * 66, column * 66 : column * 66 + 68]
+    np.testing.assert_array_equal(frame, [[255, 0, 0]] * 68)
+  assert picture.shape == (8 * 66 + 2, 8 * 66 + 2, 3)
+
+
+def test_compression_begins_with_the_image_and_all_latents():
+  artist, images = _artist(conditional=True)
+  picture = artist.compression()
+  assert picture.shape == (8 * 65 + 1, 3 * 65 + 1, 1)
+  for row in range(8):
+    np.testing.assert_array_equal(_tile(picture, row, 0), images[row])
+    np.testing.assert_array_equal(_tile(picture, row, 1), images[row])
+    assert np.any(_tile(picture, row, 2) != images[row])
+
+
+def test_interpolation_goes_from_image_to_image():
+  artist, images = _artist(conditional=False)
+  picture = artist.interpolation()
+  for row in range(8):
+    np.testing.assert_array_equal(_tile(picture, row, 0), images[row])
+    np.testing.assert_array_equal(_tile(picture, row, 7), images[8 + row])
+
+
+def test_reconstruction_and_its_error():
+  artist, images = _artist(conditional=False)
+  picture, error = artist.reconstruction()
+  assert 0 < error < 1e-2
+  for column in range(8):
+    for row in (0, 1):
+      np.testing.assert_array_equal(_tile(picture, row, column), images[column])
+
+
+def test_attribute_change_leaves_an_image_of_its_own_class():
+  artist, images = _artist(conditional=True)
+  picture = artist.attribute_change()
+  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  _, condition = data.arrays('test', 8)
+  for row, own in enumerate(condition.argmax(1)):
+    same = [
+      np.array_equal(_tile(picture, row, 1 + column), images[row])
+      for column in range(10)
+    ]
+    # So narrow a network does not tell all classes apart in 17 levels.
+    assert same[own] and not all(same)
+
+
+def test_share_of_images_that_are_likelier_under_their_label():
+  artist, images = _artist(conditional=True)
+  above_mean, above_all = artist.label_shares()
+  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  _, condition = data.arrays('test', 64)
+  labels = condition.argmax(1)
+  log_prob = np.stack(
+    [
+      artist.distribution.log_prob(
+        images + np.float32(0.5),
+        **recipe.bijector_kwargs(np.eye(10, dtype='f4')[[label] * 64]),
+      )
+      for label in range(10)
+    ]
+  )
+  right = [log_prob[label, i] for i, label in enumerate(labels)]
+  others = [np.delete(log_prob[:, i], label) for i, label in enumerate(labels)]
+  assert above_mean == np.mean(right > np.mean(others, axis=1))
+  assert above_all == np.mean(right > np.max(others, axis=1))
+
+
+def test_classes_are_the_rows():
+  artist, _ = _artist(conditional=True)
+  picture = artist.classes()
+  assert picture.shape == (10 * 65 + 1, 8 * 65 + 1, 1)
+
+
+def test_larger_samples_are_by_the_prior_that_was_learned():
+  distribution, preset = recipe.build_distribution(
+    'digits', prior='learned', **_SMALL
+  )
+  loc, scale = distribution.distribution.variables
+  loc.assign([0.1, 0.2, 0.3, 0.4])
+  scale.assign(-30 * tf.ones(4))  # Of softplus: there is nothing random.
+  images = np.zeros([16, 8, 8, 1], np.uint8)
+  artist = draw_figures.Artist(distribution, preset, 'learned', images, None)
+  picture = artist.larger_samples(2, 3)
+  assert picture.shape == (64 + 2, 3 * 65 + 1, 1)
+  np.testing.assert_array_equal(picture[:, :65], picture[:, 65:130])
+  assert len(np.unique(picture)) > 2
+
+
+def _run(program, *flags, expect=0):
+  done = subprocess.run(
+    [sys.executable, f'examples/{program}.py', *flags],
+    cwd=_ROOT,
+    env=os.environ | {'PYTHONPATH': str(_ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == expect, done.stderr[-3000:]
+  return done.stdout + done.stderr
+
+
+def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
+  flags = [f'--{name}={value}' for name, value in _SMALL.items()]
+  _run(
+    'train',
+    '--dataset=digits',
+    '--conditional',
+    '--prior=learned',
+    f'--model_dir={tmp_path}',
+    '--num_steps=4',
+    *flags,
+  )
+  output = _run('draw_figures', f'--model_dir={tmp_path}')
+  assert 'Largest error of a reconstructed pixel' in output
+  drawn = {path.stem for path in (tmp_path / 'figures').glob('*.png')}
+  assert drawn == {
+    *('samples', 'samples_2x', 'samples_10x', 'manifold', 'compression'),
+    *('reconstruction', 'interpolation', 'temperature'),
+    *('classes', 'attribute_change'),
+  }
+  file = tf.io.read_file(str(tmp_path / 'figures' / 'samples_10x.png'))
+  assert tf.io.decode_png(file).shape == [82, 82, 1]
+
+
+def test_directory_without_a_run_is_named(tmp_path):
+  output = _run('draw_figures', f'--model_dir={tmp_path}', expect=1)
+  assert f'--model_dir={tmp_path} holds no training run' in output
