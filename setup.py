@@ -22,6 +22,7 @@ _REQUIRED = [
 # TFDS imports importlib_resources without declaring it.
 _EXAMPLES = [
   'importlib_resources>=6.0',
+  'matplotlib>=3.8',
   'scikit-learn>=1.4',
   'tensorboard>=2.18',
   'tensorflow-datasets>=4.9.8',
