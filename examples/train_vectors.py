@@ -79,16 +79,16 @@ flags.DEFINE_integer('seed', 0, 'Of the split, the weights and the toy.')
 # Many rows of few columns, and few rows of many: the second need regularization
 # more than they need a flexible flow.
 _TOY = {
-  'num_couplings': 16,
+  'num_couplings': 8,
   'num_layers': 2,
   'hidden_size': 64,
-  'batch_norm': False,
+  'batch_norm': True,
   'degrees_of_freedom': np.inf,
   'noise': 0.0,
   'weight_decay': 0.0,
-  'learning_rate': 1e-3,
-  'batch_size': 256,
-  'num_steps': 6000,
+  'learning_rate': 5e-3,
+  'batch_size': 512,
+  'num_steps': 5000,
 }
 _TABLE = {
   'num_couplings': 8,
@@ -118,7 +118,7 @@ def load_rows(dataset, csv=None, seed=0):
     SystemExit: If the table cannot be read, or holds what is no number.
   """
   if dataset == 'moons':
-    return datasets.make_moons(10_000, noise=0.07, random_state=seed)[0]
+    return datasets.make_moons(50_000, noise=0.07, random_state=seed)[0]
   if dataset != 'csv':
     return _TABLES[dataset]().data
   try:
@@ -245,7 +245,7 @@ def gaussian_mixtures(whiten, train, validation, test, seed):
     if count * train.shape[1] > len(train):
       break
     fitted = mixture.GaussianMixture(
-      count, reg_covar=1e-6, n_init=3, random_state=seed
+      count, reg_covar=1e-6, n_init=2, random_state=seed
     )
     fitted.fit(whitened[0])
     scores[count] = [fitted.score(x) - float(log_det) for x in whitened[1:]]

@@ -182,6 +182,48 @@ def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
   assert tf.train.latest_checkpoint(tmp_path).endswith('ckpt-4')
 
 
+_DAMAGED = """
+import dataclasses
+from absl import app
+import image_data
+import tensorflow as tf
+import train
+
+load = image_data.load
+
+def load_damaged(*args):
+  data = load(*args)
+  def decode(element):  # The third image that is asked for is none.
+    png = tf.where(element['number'] == 2, b'no image', PNG)
+    return tf.ensure_shape(tf.io.decode_png(png), [8, 8, 1]), None
+  PNG = tf.io.encode_png(tf.zeros([8, 8, 1], tf.uint8)).numpy()
+  numbers = tf.data.Dataset.range(1500).map(lambda i: {'number': i})
+  return dataclasses.replace(
+    data, train=numbers, test=numbers.take(2), decode=decode
+  )
+
+image_data.load = load_damaged
+app.run(train.main)
+"""
+
+
+def test_damaged_data_are_named(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-c', _DAMAGED, *_digits(tmp_path)],
+    cwd=_ROOT,
+    env=_environment() | {'PYTHONPATH': f'{_ROOT}:{_ROOT}/examples'},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 1
+  last = done.stderr.strip().splitlines()[-20:]
+  assert 'The data of --dataset=digits cannot be read, after step' in ' '.join(
+    last
+  )
+  assert 'Traceback' not in done.stderr
+
+
 def test_float16_and_recomputation(tmp_path):
   flags = ['--compute_dtype=float16', '--recompute_networks']
   output = _run(*_digits(tmp_path, '--num_steps=20', *flags))
