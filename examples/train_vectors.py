@@ -82,7 +82,7 @@ _TOY = {
   'num_couplings': 8,
   'num_layers': 2,
   'hidden_size': 64,
-  'batch_norm': True,
+  'batch_norm': False,
   'degrees_of_freedom': np.inf,
   'noise': 0.0,
   'weight_decay': 0.0,
@@ -284,8 +284,8 @@ def draw_mapping(distribution, rows, num_lines=13):
     (data_space, latent_space, data_space, latent_space),
     ('data $x$', '$z = f(x)$', '$x = g(z)$', 'prior $z$'),
   ):
-    axes.plot(*grid.T, color='0.8', linewidth=0.6)
     axes.scatter(*np.transpose(points), s=2)
+    axes.plot(*grid.T, color='0.5', linewidth=0.6)
     margin = (high - low) / 10
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
@@ -314,7 +314,7 @@ def main(argv):
   model = fit(distribution, whiten, train, validation)
   model.save_weights(model_dir / 'model.weights.h5')
   if rows.shape[1] == 2:
-    draw_mapping(distribution, test).savefig(model_dir / 'mapping.png')
+    draw_mapping(distribution, test[:2000]).savefig(model_dir / 'mapping.png')
   log_prob = tf.function(distribution.log_prob)(test).numpy()
   gaussian, best, count = gaussian_mixtures(
     whiten, train, validation, test, FLAGS.seed
