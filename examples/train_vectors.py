@@ -245,7 +245,7 @@ def gaussian_mixtures(whiten, train, validation, test, seed):
     if count * train.shape[1] > len(train):
       break
     fitted = mixture.GaussianMixture(
-      count, reg_covar=1e-6, n_init=2, random_state=seed
+      count, reg_covar=1e-6, n_init=3, random_state=seed
     )
     fitted.fit(whitened[0])
     scores[count] = [fitted.score(x) - float(log_det) for x in whitened[1:]]
