@@ -1,5 +1,6 @@
 """Checks what pictures show, and runs the programs as a user does."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -18,10 +19,11 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
 
 
-def _artist(conditional, prior='standard', dataset='digits'):
+def _artist(conditional, prior='standard', **changes):
   distribution, preset = recipe.build_distribution(
-    dataset, conditional=conditional, prior=prior, **_SMALL
+    'digits', conditional=conditional, prior=prior, **_SMALL
   )
+  preset = dataclasses.replace(preset, **changes)
   flow_testing.randomize(distribution.bijector)
   data = image_data.load(
     image_data.preset('digits'), 'digits', conditional=conditional
@@ -90,6 +92,21 @@ def test_attribute_change_leaves_an_image_of_its_own_class():
     ]
     # So narrow a network does not tell all classes apart in 17 levels.
     assert same[own] and not all(same)
+
+
+def test_attributes_are_those_of_the_image_before():
+  artist, images = _artist(conditional=True, condition_feature='attributes')
+  picture = artist.attribute_change()
+  assert picture.shape == (8 * 65 + 1, 2 * 65 + 1, 1)
+  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  _, condition = data.arrays('test', 8)
+  flow = artist.distribution.bijector
+  z = flow.inverse(images[:8] + np.float32(0.5), condition=condition)
+  others = condition[[7, 0, 1, 2, 3, 4, 5, 6]]
+  changed = np.floor(flow.forward(tf.identity(z), condition=others))
+  for row in range(8):
+    np.testing.assert_array_equal(_tile(picture, row, 0), images[row])
+    np.testing.assert_array_equal(_tile(picture, row, 1), changed[row])
 
 
 def test_share_of_images_that_are_likelier_under_their_label():
