@@ -1,10 +1,6 @@
 """Checks what pictures show, and runs the programs as a user does."""
 
 import dataclasses
-import os
-import pathlib
-import subprocess
-import sys
 
 import draw_figures
 import image_data
@@ -14,8 +10,8 @@ import recipe
 import tensorflow as tf
 
 from tests import flow_testing
+from tests import program_testing
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
 
 
@@ -151,22 +147,9 @@ def test_larger_samples_are_by_the_prior_that_was_learned():
   assert len(np.unique(picture)) > 2
 
 
-def _run(program, *flags, expect=0):
-  done = subprocess.run(
-    [sys.executable, f'examples/{program}.py', *flags],
-    cwd=_ROOT,
-    env=os.environ | {'PYTHONPATH': str(_ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == expect, done.stderr[-3000:]
-  return done.stdout + done.stderr
-
-
 def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
   flags = [f'--{name}={value}' for name, value in _SMALL.items()]
-  _run(
+  program_testing.run(
     'train',
     '--dataset=digits',
     '--conditional',
@@ -175,7 +158,7 @@ def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
     '--num_steps=4',
     *flags,
   )
-  output = _run('draw_figures', f'--model_dir={tmp_path}')
+  output = program_testing.run('draw_figures', f'--model_dir={tmp_path}')
   assert 'Largest error of a reconstructed pixel' in output
   drawn = {path.stem for path in (tmp_path / 'figures').glob('*.png')}
   assert drawn == {
@@ -188,5 +171,7 @@ def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
 
 
 def test_directory_without_a_run_is_named(tmp_path):
-  output = _run('draw_figures', f'--model_dir={tmp_path}', expect=1)
+  output = program_testing.run(
+    'draw_figures', f'--model_dir={tmp_path}', expect=1
+  )
   assert f'--model_dir={tmp_path} holds no training run' in output

@@ -1,36 +1,18 @@
 """Trains, exports and serves digits as a user does, each as a process."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import image_data
 import numpy as np
 import pytest
 import recipe
 import tensorflow as tf
 
-_ROOT = pathlib.Path(__file__).parent.parent
-
-
-def _run(program, *flags, expect=0):
-  done = subprocess.run(
-    [sys.executable, f'examples/{program}.py', *flags],
-    cwd=_ROOT,
-    env=os.environ | {'PYTHONPATH': str(_ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == expect, done.stderr[-3000:]
-  return done.stdout + done.stderr
+from tests import program_testing
 
 
 @pytest.fixture(scope='module')
 def model_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp('runs') / 'digits'
-  _run(
+  program_testing.run(
     'train',
     '--dataset=digits',
     f'--model_dir={path}',
@@ -45,7 +27,7 @@ def model_dir(tmp_path_factory):
 def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   export_dir = tmp_path / 'serving' / '1'
   flags = [f'--model_dir={model_dir}', f'--export_dir={export_dir}']
-  output = _run('export_and_serve', *flags)
+  output = program_testing.run('export_and_serve', *flags)
   error = float(output.split('difference to the library: ')[1].split()[0][:-1])
   assert error < 1e-5
   assert f'-v "{tmp_path}/serving:/models/real_nvp"' in output
@@ -59,18 +41,20 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
     served(images=tf.constant(test))['log_prob'], log_prob, rtol=1e-5
   )
   # Once more is refused, and nothing is lost.
-  output = _run('export_and_serve', *flags, expect=1)
+  output = program_testing.run('export_and_serve', *flags, expect=1)
   assert f'--export_dir={export_dir}: `path` must not exist' in output
   assert (export_dir / 'saved_model.pb').exists()
 
 
 def test_several_draws(model_dir, tmp_path):
   flags = [f'--model_dir={model_dir}', f'--export_dir={tmp_path / "1"}']
-  output = _run('export_and_serve', *flags, '--num_draws=2', '--num_images=50')
+  output = program_testing.run(
+    'export_and_serve', *flags, '--num_draws=2', '--num_images=50'
+  )
   assert 'bits/dim of 50 held-out images' in output
 
 
 def test_directory_without_a_run_is_named(tmp_path):
   flags = [f'--model_dir={tmp_path}', f'--export_dir={tmp_path / "1"}']
-  output = _run('export_and_serve', *flags, expect=1)
+  output = program_testing.run('export_and_serve', *flags, expect=1)
   assert f'--model_dir={tmp_path} holds no training run' in output

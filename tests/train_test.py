@@ -2,7 +2,6 @@
 
 import csv
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import pytest
 import tensorflow as tf
 import train
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests import program_testing
+
 _SMALL = [
   '--num_scales=1',
   '--num_blocks=1',
@@ -24,24 +24,11 @@ _SMALL = [
 
 
 def _command(*flags):
-  return [sys.executable, 'examples/train.py', *flags]
-
-
-def _environment():
-  return os.environ | {'PYTHONPATH': str(_ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
+  return program_testing.command('train', *flags)
 
 
 def _run(*flags, expect=0):
-  done = subprocess.run(
-    _command(*flags),
-    cwd=_ROOT,
-    env=_environment(),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == expect, done.stderr[-3000:]
-  return done.stdout + done.stderr
+  return program_testing.run('train', *flags, expect=expect)
 
 
 def _rows(model_dir):
@@ -66,8 +53,8 @@ def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
   flags = _digits(tmp_path, '--num_steps=8', '--checkpoint_every=1000')
   process = subprocess.Popen(
     _command(*flags, '--num_steps=100000'),
-    cwd=_ROOT,
-    env=_environment(),
+    cwd=program_testing.ROOT,
+    env=program_testing.environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -97,8 +84,8 @@ def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
 def _begin(*flags):
   return subprocess.Popen(
     _command(*flags),
-    cwd=_ROOT,
-    env=_environment(),
+    cwd=program_testing.ROOT,
+    env=program_testing.environment(),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )
@@ -208,10 +195,12 @@ app.run(train.main)
 
 
 def test_damaged_data_are_named(tmp_path):
+  root = program_testing.ROOT
   done = subprocess.run(
     [sys.executable, '-c', _DAMAGED, *_digits(tmp_path)],
-    cwd=_ROOT,
-    env=_environment() | {'PYTHONPATH': f'{_ROOT}:{_ROOT}/examples'},
+    cwd=program_testing.ROOT,
+    env=program_testing.environment()
+    | {'PYTHONPATH': f'{root}:{root}/examples'},
     capture_output=True,
     text=True,
     timeout=600,

@@ -1,10 +1,5 @@
 """Checks the data, the baselines and the program as a user runs it."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 from matplotlib import figure
 import numpy as np
 import pytest
@@ -13,11 +8,11 @@ import tensorflow_probability as tfp
 import train_vectors
 
 from tests import flow_testing
+from tests import program_testing
 import tfp_realnvp
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
-_ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_split_parts_the_rows():
@@ -87,25 +82,13 @@ def test_lines_of_the_grid_are_bent_by_the_flow():
   )
 
 
-def _run(*flags, expect=0):
-  done = subprocess.run(
-    [sys.executable, 'examples/train_vectors.py', *flags],
-    cwd=_ROOT,
-    env=os.environ | {'PYTHONPATH': str(_ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == expect, done.stderr[-3000:]
-  return done.stdout + done.stderr
-
-
 def test_csv_of_two_columns(tmp_path):
   rng = np.random.default_rng(0)
   rows = rng.normal(size=[200, 2]) * [1, 50] + [7, 0]
   table = tmp_path / 'table.csv'
   np.savetxt(table, rows, delimiter=',', header='a,b')
-  output = _run(
+  output = program_testing.run(
+    'train_vectors',
     '--dataset=csv',
     f'--csv={table}',
     f'--model_dir={tmp_path / "run"}',
