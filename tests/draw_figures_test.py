@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import draw_figures
 import image_data
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ import tensorflow as tf
 
 from tests import flow_testing
 from tests import program_testing
+
+draw_figures = program_testing.load('draw_figures')
 
 _SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
 

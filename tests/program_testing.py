@@ -1,11 +1,25 @@
 """Runs the programs of examples/ as a user does, as processes."""
 
+import importlib
 import os
 import pathlib
 import subprocess
 import sys
 
+from absl import flags
+
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def load(program):
+  """Imports a program, to test its parts, without its flags.
+
+  Several programs have flags of one name, and a process can have one of them.
+  """
+  module = importlib.import_module(program)
+  for flag in flags.FLAGS.flags_by_module_dict().get(program, ()):
+    delattr(flags.FLAGS, flag.name)
+  return module
 
 
 def command(program, *flags):

@@ -1,8 +1,7 @@
-from absl import flags
-import train
-import train_cifar
+from tests import program_testing
 
 
 def test_is_train_with_another_default():
-  assert train_cifar.train is train
-  assert flags.FLAGS['dataset'].default == 'cifar10'
+  output = program_testing.run('train_cifar', '--helpfull', expect=1)
+  dataset = output.split('--dataset: <')[1].split('--', 1)[0]
+  assert "(default: 'cifar10')" in dataset

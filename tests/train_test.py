@@ -10,9 +10,10 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-import train
 
 from tests import program_testing
+
+train = program_testing.load('train')
 
 _SMALL = [
   '--num_scales=1',

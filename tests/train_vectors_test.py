@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-import train_vectors
 
 from tests import flow_testing
 from tests import program_testing
 import tfp_realnvp
+
+train_vectors = program_testing.load('train_vectors')
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
