@@ -17,8 +17,8 @@ def load(program):
   Several programs have flags of one name, and a process can have one of them.
   """
   module = importlib.import_module(program)
-  for flag in flags.FLAGS.flags_by_module_dict().get(program, ()):
-    delattr(flags.FLAGS, flag.name)
+  for name in [f.name for f in flags.FLAGS.flags_by_module_dict()[program]]:
+    delattr(flags.FLAGS, name)
   return module
 
 
