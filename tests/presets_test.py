@@ -71,23 +71,23 @@ def _narrow(preset):
   return dataclasses.replace(preset, num_blocks=1, hidden_channels=2)
 
 
-@pytest.mark.parametrize(
-  'name, shares',
-  [
-    ('cifar10', [0.5, 0.5]),
-    ('imagenet32', [0.5, 0.25, 0.125, 0.125]),
-    ('celeb_a', [0.5, 0.25, 0.125, 0.0625, 0.0625]),
-  ],
-)
-def test_latents_of_each_scale(name, shares):
-  preset = _narrow(tfp_realnvp.preset(name))
+@pytest.mark.parametrize('name', _PAPER)
+def test_preset_builds_and_latents_of_each_scale(name):
+  preset = tfp_realnvp.preset(name)
   flow = preset.distribution().bijector
   latents = flow.split_latents(np.zeros(preset.image_shape, np.float32))
   size = np.prod(preset.image_shape)
-  assert [np.size(latent) / size for latent in latents] == shares
+  assert [np.size(latent) / size for latent in latents] == {
+    2: [0.5, 0.5],
+    4: [0.5, 0.25, 0.125, 0.125],
+    5: [0.5, 0.25, 0.125, 0.0625, 0.0625],
+  }[preset.num_scales]
   # "Until the input of the last recursion is a 4 x 4 x c tensor", but for
   # CIFAR-10, which is halved once.
   assert latents[-1].shape[0] == (16 if name == 'cifar10' else 4)
+  # Networks of `num_blocks` blocks, and twice the channels at each scale.
+  size = sum(np.size(variable) for variable in flow.trainable_variables)
+  assert round(size / 1e6) == {2: 20, 4: 46, 5: 96}[preset.num_scales]
 
 
 @pytest.mark.parametrize('name', _PAPER)
