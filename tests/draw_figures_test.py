@@ -100,7 +100,9 @@ def test_attributes_are_those_of_the_image_before():
   flow = artist.distribution.bijector
   z = flow.inverse(images[:8] + np.float32(0.5), condition=condition)
   others = condition[[7, 0, 1, 2, 3, 4, 5, 6]]
-  changed = np.floor(flow.forward(tf.identity(z), condition=others))
+  changed = flow.forward(tf.identity(z), condition=others)
+  # Rounding can leave saturated pixels a little outside the range.
+  changed = np.clip(np.floor(changed), 0, 16)
   for row in range(8):
     np.testing.assert_array_equal(_tile(picture, row, 0), images[row])
     np.testing.assert_array_equal(_tile(picture, row, 1), changed[row])
