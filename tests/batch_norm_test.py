@@ -127,3 +127,21 @@ def test_errors_name_the_argument_and_show_the_value():
     ValueError, match=r'`num_channels` = 2, got shape \(5, 3\)'
   ):
     batch_norm.BatchNormBijector(2).forward(tf.ones([5, 3]))
+
+
+def test_a_copy_overrides_what_is_its_own_and_refuses_what_it_shares():
+  bijector = batch_norm.BatchNormBijector(2, momentum=0.5)
+  bijector.statistics.mean.assign([1.0, 2.0])
+  copy = bijector.copy(lagged=True, epsilon=0.5)
+  assert copy.statistics is bijector.statistics
+  assert copy.lagged and copy.epsilon == 0.5
+  for name, value in (
+    ('momentum', 0.9),
+    ('num_channels', 3),
+    ('synchronized', True),
+    ('dtype', tf.float64),
+  ):
+    with pytest.raises(
+      ValueError, match=f'`{name}` must be that of `statistic'
+    ):
+      bijector.copy(**{name: value})

@@ -149,12 +149,22 @@ def test_event_shapes(name):
   case = flow_testing.CASES[name]
   bijector, x = case.bijector(), case.data()
   z, _ = case.to_latent(bijector, x)
-  data, latent = case.event_shape, tuple(z.shape[1:])
   direct = tfb.Invert(bijector) if case.generative else bijector
-  assert direct.forward_event_shape(data) == latent
-  assert direct.inverse_event_shape(latent) == data
-  np.testing.assert_array_equal(direct.forward_event_shape_tensor(data), latent)
-  np.testing.assert_array_equal(direct.inverse_event_shape_tensor(latent), data)
+  for batch in ((), (5,), (5, 2)):
+    data, latent = batch + case.event_shape, batch + tuple(z.shape[1:])
+    assert direct.forward_event_shape(data) == latent
+    assert direct.inverse_event_shape(latent) == data
+    for tensor, expected in (
+      (direct.forward_event_shape_tensor(data), latent),
+      (direct.inverse_event_shape_tensor(latent), data),
+    ):
+      np.testing.assert_array_equal(tensor, expected)
+  unknown = tf.TensorShape(None)
+  assert direct.forward_event_shape(unknown).rank is None
+  assert direct.inverse_event_shape(unknown).rank is None
+  if case.event_shape:
+    with pytest.raises(ValueError, match=r'at least . dimensions, got shape'):
+      direct.forward_event_shape(case.event_shape[1:])
 
 
 def test_copy_shares_variables(name):

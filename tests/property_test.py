@@ -499,7 +499,7 @@ ARGUMENTS = [
     (functools.partial(tfp_realnvp.BatchNormBijector, 2), name, is_right)
     for name, is_right in (
       ('epsilon', _is_real(1e-9, 1e9)),
-      ('momentum', _is_real(0, 0.9)),
+      ('momentum', lambda value: value is None or _is_real(0, 0.9)(value)),
     )
   ],
   *[

@@ -135,7 +135,7 @@ def test_exactness_of_the_papers_architectures(kwargs, dtype, tolerance):
   np.testing.assert_allclose(again, latent, rtol=0, atol=tolerance)
   assert np.isfinite(to_latent(to_data(normal)[0])[1]).all()
   inner = tfp_realnvp.RealNVPChain(
-    shape, dtype=dtype, bijectors=flow.bijectors[1:], **kwargs
+    shape, dtype=dtype, bijectors=flow.bijectors[1:]
   )
   data, _ = tf.function(inner.forward_and_log_det)(normal)
   again, _ = tf.function(inner.inverse_and_log_det)(data)
@@ -326,7 +326,8 @@ def test_the_first_factored_out_latents_depend_on_the_first_scale_alone():
 
 
 def test_density_integrates_to_one():
-  flow = _chain((1,), bijectors=[tfb.Scale(2.0), tfb.Shift(1.0)])
+  bijectors = [tfb.Scale(2.0), tfb.Shift(1.0)]
+  flow = tfp_realnvp.RealNVPChain((1,), bijectors=bijectors)
   dist = _distribution(flow, (1,))
   np.testing.assert_allclose(
     dist.log_prob([[0.0]]),
@@ -363,7 +364,9 @@ def test_condition():
     dist.log_prob(x)
   with pytest.raises(ValueError, match=r'`condition` must be \[\.\.\., 2\].*3'):
     flow.inverse(x, condition=np.zeros([2, 3]))
-  with pytest.raises(ValueError, match='`condition` must be None'):
+  with pytest.raises(
+    ValueError, match='takes no `condition`, got one of shape'
+  ):
     _chain((4, 4, 1), dtype=tf.float64).inverse(x, condition=condition)
 
 
@@ -469,3 +472,34 @@ def test_call_errors():
     dist.log_prob(tf.zeros([2, 8, 8, 1]))
   with pytest.raises(ValueError, match=r'divisible by `block_size` 2.*9, 8, 3'):
     dist.log_prob(tf.zeros([2, 9, 8, 3]))
+
+
+@pytest.mark.parametrize('event_shape', [(4, 4, 1), (2,)])
+def test_an_empty_batch_moves_no_averages(event_shape):
+  flow = tfp_realnvp.RealNVPChain(event_shape, num_blocks=1)
+  averages = [v for v in flow.variables if 'num_updates' not in v.name]
+  before = [v.numpy() for v in averages]
+  z = flow.inverse(tf.zeros([0, *event_shape]), training=True)
+  assert z.shape == [0, *event_shape]
+  for variable, value in zip(averages, before):
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_arguments_that_given_bijectors_void_are_errors():
+  flow = _chain()
+  for name, value in (
+    ('num_blocks', 3),
+    ('momentum', 0.5),
+    ('batch_norm', False),
+    ('condition_size', 2),
+    ('seed', 0),
+  ):
+    with pytest.raises(
+      ValueError, match=f'`{name}` has no effect, got {value}'
+    ):
+      tfp_realnvp.RealNVPChain(
+        (8, 8, 3), bijectors=flow.bijectors, **{name: value}
+      )
+  copy = flow.copy(name='other').copy(validate_args=True)
+  assert copy.name == 'other'
+  assert [v.ref() for v in copy.variables] == [v.ref() for v in flow.variables]

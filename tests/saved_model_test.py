@@ -575,7 +575,9 @@ def test_any_request_gets_the_librarys_answer_or_an_error(libraries, data):
 
 
 def test_requests_in_json_of_the_documentation(tmp_path):
-  flow = _flow((2, 2, 1), bijectors=[tfp_realnvp.LogitTransform()])
+  flow = tfp_realnvp.RealNVPChain(
+    (2, 2, 1), bijectors=[tfp_realnvp.LogitTransform()]
+  )
   model = Served(tmp_path, _distribution((2, 2, 1), flow))
   text = (pathlib.Path(__file__).parent.parent / 'docs/serving.md').read_text()
   block = text.split('```json\n')[1].split('```')[0]

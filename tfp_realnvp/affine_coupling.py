@@ -1,5 +1,6 @@
 """AffineCoupling: the layer that Real NVP is made of."""
 
+import collections.abc
 import inspect
 import math
 
@@ -51,10 +52,11 @@ class AffineCoupling(flow_bijector.FlowBijector):
         `[N, K]` (all batch dimensions are made one) to a pair: shift and
         log-scale, each of the shape of what it changes; or to one tensor that
         holds both, shift first, along the last dimension. It is called with
-        `training=` if it has such an argument, and with `condition=`,
-        `[N, size]`, if the flow is given one. Its variables count as the
-        bijector's if it is a `tf.Module` or a Keras layer or model. Those of a
-        Keras network that is not built yet are there after the first call.
+        `training=` and, if the flow is given a condition, with `condition=`,
+        `[N, size]`, if it has such arguments or `**kwargs`. It must be a Keras
+        layer or model, or a `tf.Module`, if it has variables, which then are
+        the bijector's; those of a Keras network that is not built yet are there
+        after the first call. What Keras has frozen is not trainable here.
       mask: Boolean, True where the input passes through unchanged. `[D]` for
         vectors, `[H, W, 1]`, `[1, 1, C]` or `[H, W, C]` for images; or, for
         images of any size, a function from the event shape `(H, W, C)` to one
@@ -83,8 +85,10 @@ class AffineCoupling(flow_bijector.FlowBijector):
         )
     with tf.name_scope(name) as name:
       self._network = shift_and_log_scale_fn
-      self._arguments = _arguments(shift_and_log_scale_fn)
-      self._network_variables = []
+      self._takes = _arguments(shift_and_log_scale_fn)
+      self._network_variables = _KerasVariables(shift_and_log_scale_fn)
+      # With which values of `training` the network has been called.
+      self._called_with = set()
       self._mask = mask
       is_split = not callable(mask) and mask.size == mask.shape[-1]
       self._channel_partition = (
@@ -97,7 +101,6 @@ class AffineCoupling(flow_bijector.FlowBijector):
         parameters=parameters,
         name=name,
       )
-      self._track_keras_variables()
 
   @property
   def shift_and_log_scale_fn(self):
@@ -128,7 +131,7 @@ class AffineCoupling(flow_bijector.FlowBijector):
     mask = self._mask
     if callable(mask):
       mask = _check_mask(mask(tuple(flow_bijector.dims(x)[-3:])), (3,))
-    self._check_shape(x.shape, mask.shape)
+      self._check_mask_fits(x.shape[-3:], mask.shape)
     sizes = [None if size == 1 else size for size in mask.shape]
     batch, event = x.shape[: -len(sizes)], x.shape[-len(sizes) :]
     if any(e is None and size is not None for e, size in zip(event, sizes)):
@@ -144,13 +147,8 @@ class AffineCoupling(flow_bijector.FlowBijector):
     ndims = self.forward_min_event_ndims
     batch = flow_bijector.dims(kept)[:-ndims]
     event = flow_bijector.dims(kept)[-ndims:]
-    kwargs = {'training': training} if 'training' in self._arguments else {}
+    kwargs = {'training': training} if 'training' in self._takes else {}
     if condition is not None:
-      if 'condition' not in self._arguments:
-        raise ValueError(
-          f'{self.name}: `condition` was given, but the network has no such '
-          f'argument: {self._network!r}.'
-        )
       condition = flow_bijector.to_tensor(condition, kept.dtype, 'condition')
       self._check_condition(condition.shape, kept.shape[:-ndims])
       size = condition.shape[-1]
@@ -158,8 +156,7 @@ class AffineCoupling(flow_bijector.FlowBijector):
       kwargs['condition'] = tf.reshape(condition, [-1, size])
     # Not -1: it is undefined where the event has no elements.
     flat = [math.prod(batch)] + event
-    output = self._network(tf.reshape(kept, flat), **kwargs)
-    self._track_keras_variables()
+    output = self._call_network(tf.reshape(kept, flat), training, kwargs)
     if tf.is_tensor(output) and output.shape.rank and output.shape[-1] % 2 == 0:
       output = tf.split(output, 2, axis=-1)
     if not isinstance(output, (tuple, list)) or len(output) != 2:
@@ -192,27 +189,35 @@ class AffineCoupling(flow_bijector.FlowBijector):
     ndims = self.forward_min_event_ndims
     return tf.reduce_sum(log_scale, axis=list(range(-ndims, 0)))
 
-  def _track_keras_variables(self):
-    # Keras 3 layers are no tf.Modules: name their variables to tf.Module here.
-    if not isinstance(self._network, tf.Module):
-      variables = getattr(self._network, 'variables', ())
-      if len(variables) != len(self._network_variables):
-        self._network_variables = [
-          getattr(variable, 'value', variable) for variable in variables
-        ]
+  def _call_network(self, x, training, kwargs):
+    """Calls the network; the first time, looks for variables it hides."""
+    if training in self._called_with:
+      return self._network(x, **kwargs)
+    with tf.GradientTape() as tape:
+      output = self._network(x, **kwargs)
+    own = {id(c) for v in self.variables for c in _components(v)}
+    hidden = [
+      v
+      for v in tape.watched_variables()
+      if not own.intersection(map(id, _components(v)))
+    ]
+    if hidden:
+      raise ValueError(
+        f'{self.name}: the network uses variables that it does not show, '
+        f'{[v.name for v in hidden]}, so that they would not be trained or '
+        'saved. Pass the Keras layer or model that has them as '
+        '`shift_and_log_scale_fn`, or a `tf.Module` with the variables as '
+        f'attributes, instead of {self._network!r}.'
+      )
+    self._called_with.add(training)
+    return output
 
-  def _forward_event_shape(self, shape):
+  def _shape_after(self, shape, direction):
     if not callable(self._mask):
-      self._check_shape(shape, self._mask.shape)
+      self._check_mask_fits(shape[-self._mask.ndim :], self._mask.shape)
     return shape
 
-  def _inverse_event_shape(self, shape):
-    return self._forward_event_shape(shape)
-
-  def _check_shape(self, shape, mask_shape):
-    if shape.rank is None:
-      return
-    event_shape = shape[-self.forward_min_event_ndims :]
+  def _check_mask_fits(self, event_shape, mask_shape):
     for size, mask_size in zip(event_shape, mask_shape):
       if None not in (size, mask_size) and mask_size not in (1, size):
         raise ValueError(
@@ -296,10 +301,51 @@ def _take(x, indices):
 
 
 def _arguments(network):
-  """The names of the arguments that the network can be called with."""
+  """Which of `training` and `condition` a network takes."""
   # Keras layers and models take theirs in `call`.
   function = getattr(network, 'call', network)
   try:
-    return frozenset(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
   except (TypeError, ValueError):  # Some builtins have no signature.
     return frozenset()
+  arguments = frozenset(['training', 'condition'])
+  if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+    arguments &= frozenset(parameters)
+  if getattr(network, 'condition_size', 0) is None:
+    arguments -= {'condition'}
+  return arguments
+
+
+class _KerasVariables(collections.abc.Sequence):
+  """The variables of a Keras network, as they are when asked for.
+
+  Keras 3 layers are no `tf.Module`s: `tf.Module` finds their variables here.
+  """
+
+  def __init__(self, network):
+    self._network = network
+
+  def __len__(self):
+    return len(self._variables())
+
+  def __getitem__(self, index):
+    return self._variables()[index]
+
+  def _variables(self):
+    if isinstance(self._network, tf.Module):
+      return []
+    return [_synced(v) for v in getattr(self._network, 'variables', ())]
+
+
+def _synced(variable):
+  """Returns the `tf.Variable` of a Keras variable, frozen if that is."""
+  value = getattr(variable, 'value', variable)
+  if value.trainable != variable.trainable:
+    for component in _components(value):
+      component._trainable = variable.trainable
+  return value
+
+
+def _components(variable):
+  """The variables of all replicas that a `tf.Variable` is made of."""
+  return getattr(variable, 'values', [variable])

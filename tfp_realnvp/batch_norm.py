@@ -28,13 +28,15 @@ class BatchNormBijector(flow_bijector.FlowBijector):
   goes through the batch's part in them.
   """
 
+  _takes = frozenset(['training'])
+
   def __init__(
     self,
     num_channels,
     epsilon=1e-4,
-    momentum=0.9,
+    momentum=None,
     lagged=False,
-    synchronized=False,
+    synchronized=None,
     statistics=None,
     validate_args=False,
     dtype=tf.float32,
@@ -46,22 +48,36 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       num_channels: `int`, size `C` of the last dimension.
       epsilon: Positive `float`, added to the variance.
       momentum: `float` in [0, 1), the weight `rho` of the past in the moving
-        averages.
+        averages; by default 0.9.
       lagged: Python `bool`, whether training normalizes with the moving
         averages instead of the statistics of the batch.
       synchronized: Python `bool`, whether the statistics in training are those
         of the batch of all replicas of a `tf.distribute.Strategy` together, in
-        the log-det too.
-      statistics: `MovingStatistics` to share; new ones by default, which start
-        at mean 0 and variance 1.
+        the log-det too; by default `False`.
+      statistics: `MovingStatistics` to share, as a copy does; new ones by
+        default, which start at mean 0 and variance 1. Theirs are then
+        `num_channels`, `momentum`, `synchronized` and `dtype`.
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
     Raises:
-      ValueError: If `num_channels`, `epsilon` or `momentum` is out of range.
+      ValueError: If `num_channels`, `epsilon` or `momentum` is out of range, or
+        an argument is not that of `statistics`.
     """
     parameters = dict(locals())
+    if statistics is not None:
+      for argument, value, shared in (
+        ('num_channels', num_channels, statistics.mean.shape[-1]),
+        ('momentum', momentum, statistics.momentum),
+        ('synchronized', synchronized, statistics.synchronized),
+        ('dtype', tf.as_dtype(dtype), statistics.mean.dtype),
+      ):
+        if value is not None and value != shared:
+          raise ValueError(
+            f'`{argument}` must be that of `statistics`, which a copy shares: '
+            f'{shared!r}; got {value!r}.'
+          )
     if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
       raise ValueError(f'`epsilon` must be positive, got {epsilon!r}.')
     with tf.name_scope(name) as name:
@@ -69,7 +85,10 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       self._epsilon = epsilon
       self._lagged = lagged
       self._statistics = statistics or moving_statistics.MovingStatistics(
-        num_channels, momentum, dtype, synchronized=synchronized
+        num_channels,
+        0.9 if momentum is None else momentum,
+        dtype,
+        synchronized=bool(synchronized),
       )
       parameters['statistics'] = self._statistics  # A copy shares them.
       super().__init__(
@@ -97,7 +116,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
 
   def _forward_and_log_det(self, x, training=False, condition=None):
     del condition
-    x = self._checked(x)
+    x = self._ensure_channels(x)
     mean, variance = self._statistics.mean, self._statistics.variance
     if training:
       mean, variance = moving_statistics.batch_moments(
@@ -111,7 +130,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
     del training, condition
-    y = self._checked(y)
+    y = self._ensure_channels(y)
     log_stddev = tf.math.log(self._statistics.variance + self._epsilon) / 2
     x = y * tf.exp(log_stddev) + self._statistics.mean
     return x, self._log_det(y, log_stddev)
@@ -119,23 +138,16 @@ class BatchNormBijector(flow_bijector.FlowBijector):
   def _log_det(self, x, log_scale):
     return tf.fill(flow_bijector.dims(x)[:-1], tf.reduce_sum(log_scale))
 
-  def _forward_event_shape(self, shape):
-    self._check_shape(shape)
-    return shape
-
-  def _inverse_event_shape(self, shape):
-    return self._forward_event_shape(shape)
-
-  def _checked(self, x):
-    """`x`, whose number of channels may be known at run time only."""
-    self._check_shape(x.shape)
-    if x.shape[-1] is None:  # One channel would be broadcast.
-      x = tf.ensure_shape(x, x.shape[:-1].concatenate(self._num_channels))
-    return x
-
-  def _check_shape(self, shape):
-    if shape.rank and shape[-1] not in (None, self._num_channels):
+  def _shape_after(self, shape, direction):
+    if shape[-1] not in (None, self._num_channels):
       raise ValueError(
         f'{self.name}: the last dimension must be `num_channels` = '
         f'{self._num_channels}, got shape {shape}.'
       )
+    return shape
+
+  def _ensure_channels(self, x):
+    """Returns `x`, whose number of channels may be known at run time only."""
+    if x.shape[-1] is None:  # One channel would be broadcast.
+      x = tf.ensure_shape(x, x.shape[:-1].concatenate(self._num_channels))
+    return x

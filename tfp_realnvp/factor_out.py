@@ -44,6 +44,7 @@ class FactorOut(flow_bijector.FlowBijector):
     parameters = dict(locals())
     if not isinstance(bijector, tfb.Bijector):
       raise TypeError(f'`bijector` must be a tfb.Bijector, got {bijector!r}.')
+    flow_bijector.check_part(bijector)
     with tf.name_scope(name) as name:
       self._bijector = bijector
       super().__init__(
@@ -60,6 +61,10 @@ class FactorOut(flow_bijector.FlowBijector):
     """What comes after the factoring out, on half of the channels."""
     return self._bijector
 
+  @property
+  def _takes(self):
+    return flow_bijector.takes(self._bijector)
+
   def split(self, x):
     """Returns the half that goes on, and the half that is latent.
 
@@ -73,7 +78,7 @@ class FactorOut(flow_bijector.FlowBijector):
     Raises:
       ValueError: If `C` is odd.
     """
-    self._check_shape(x.shape)
+    self._shape_after(x.shape, 'forward')
     return tf.split(x, 2, axis=-1)
 
   def merge(self, onward, latent):
@@ -101,17 +106,11 @@ class FactorOut(flow_bijector.FlowBijector):
     )
     return self.merge(onward, latent), ildj
 
-  def _forward_event_shape(self, shape):
-    self._check_shape(shape)
-    return shape
-
-  def _inverse_event_shape(self, shape):
-    return self._forward_event_shape(shape)
-
-  def _check_shape(self, shape):
-    channels = shape[-1] if shape.rank else None
+  def _shape_after(self, shape, direction):
+    channels = shape[-1]
     if channels is not None and channels % 2:
       raise ValueError(
         f'{self.name}: an odd number of channels cannot be split in half, got '
         f'shape {shape}.'
       )
+    return shape

@@ -27,6 +27,8 @@ class LogitTransform(flow_bijector.FlowBijector):
   what a latent beyond 30 (float32: 10) loses by rounding cannot be got back.
   """
 
+  _takes = frozenset()
+
   def __init__(
     self,
     num_levels=256,

@@ -167,6 +167,11 @@ class ResidualNetwork(tf.Module):
       self.magnitude = constant(initial_magnitude, name='log_scale_magnitude')
 
   @property
+  def condition_size(self):
+    """Size of the `condition`, `None` if the network takes none."""
+    return self._condition_size
+
+  @property
   def scale_parameters(self):
     """The learned magnitudes: what `RealNVPChain.scale_parameters` lists."""
     return (
@@ -348,6 +353,11 @@ class DenseNetwork(tf.Module):
       )
 
   @property
+  def condition_size(self):
+    """Size of the `condition`, `None` if the network takes none."""
+    return self._condition_size
+
+  @property
   def scale_parameters(self):
     """The learned magnitude: what `RealNVPChain.scale_parameters` lists."""
     return (self.magnitude,)
@@ -479,5 +489,5 @@ def _batch_norm(x, offset, moving, training, lagged, synchronized=False):
     return y, None
   # The kernel gives n / (n - 1) times the variance of the batch.
   n = math.prod(flow_bijector.dims(x)[:-1])
-  n = tf.cast(n, variance.dtype) if tf.is_tensor(n) else n
+  n = tf.cast(n, variance.dtype) if tf.is_tensor(n) else max(n, 1)
   return y, (mean, variance * (1 - 1 / n))

@@ -1,6 +1,7 @@
 """RealNVPChain: the multi-scale architecture of Real NVP as one bijector."""
 
 import functools
+import inspect
 import itertools
 
 import tensorflow as tf
@@ -109,8 +110,8 @@ class RealNVPChain(flow_bijector.FlowBijector):
         `tf.bfloat16`, or `tf.float16` with loss scaling, see
         `DensityEstimator`. All else stays in `dtype`, and so invertible.
       bijectors: List of `tfb.Bijector`s, data -> latent: the components,
-        instead of those that the arguments above describe. `copy` hands over
-        its own.
+        instead of those that arguments describe, which then must not be given:
+        all from `num_scales` to `compute_dtype`, and `seed`.
       dtype: Dtype of events and variables.
       seed: `int` or stateless seed, of the initial weights.
       validate_args: Python `bool`, whether to check values at run time.
@@ -120,6 +121,12 @@ class RealNVPChain(flow_bijector.FlowBijector):
       ValueError: If an argument is out of range, or not for such events.
     """
     parameters = dict(locals())
+    given = [n for n, default in _defaults() if parameters[n] is not default]
+    if bijectors is not None and given:
+      raise ValueError(
+        'The architecture is that of `bijectors`, so that '
+        f'`{given[0]}` has no effect, got {parameters[given[0]]!r}.'
+      )
     try:
       event_shape = tuple(tf.TensorShape(event_shape))
     except (TypeError, ValueError) as error:
@@ -152,7 +159,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
       hidden_channels, 'hidden_channels'
     )
     num_blocks = flow_bijector.check_int(num_blocks, 'num_blocks')
-    if is_image:
+    if is_image and bijectors is None:
       num_scales = _check_num_scales(event_shape, num_scales)
     if isinstance(logit_transform, str) and logit_transform == 'default':
       logit_transform = None
@@ -209,6 +216,10 @@ class RealNVPChain(flow_bijector.FlowBijector):
     return self._sequence.bijectors
 
   @property
+  def _takes(self):
+    return flow_bijector.takes(self._sequence)
+
+  @property
   def scale_parameters(self):
     """The learned magnitudes, which the paper regularizes (section 4.1).
 
@@ -241,6 +252,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
         'A copy shares its variables and can only override `name` and '
         f'`validate_args`, got {architecture}; build a new RealNVPChain.'
       )
+    overrides |= _defaults()
     if 'validate_args' in overrides:
       overrides['bijectors'] = [
         bijector.copy(validate_args=overrides['validate_args'])
@@ -259,7 +271,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
       three scales: `[16, 16, 6]`, `[8, 8, 12]` and, what is left, `[8, 8, 12]`.
     """
     z = flow_bijector.to_tensor(z, self.dtype, 'z')
-    self._check_shape(z.shape)
+    self.forward_event_shape(z.shape)
     latents = []
     for factor, after in _factor_outs(self.bijectors):
       for bijector in reversed(after):
@@ -293,31 +305,43 @@ class RealNVPChain(flow_bijector.FlowBijector):
       z = factor.merge(z, latent)
       for bijector in after:
         z = bijector.forward(z)
-    self._check_shape(z.shape)
+    self.forward_event_shape(z.shape)
     return z
 
   def _forward_and_log_det(self, x, **kwargs):
-    self._check_shape(x.shape)
     return self._sequence.inverse_and_log_det(x, **kwargs)
 
   def _inverse_and_log_det(self, y, **kwargs):
-    self._check_shape(y.shape)
     return self._sequence.forward_and_log_det(y, **kwargs)
 
-  def _forward_event_shape(self, shape):
-    self._check_shape(shape)
-    return self._sequence.inverse_event_shape(shape)
-
-  def _inverse_event_shape(self, shape):
-    self._check_shape(shape)
-    return self._sequence.forward_event_shape(shape)
-
-  def _check_shape(self, shape):
-    if shape.rank and shape[-1] not in (None, self._channels):
+  def _shape_after(self, shape, direction):
+    if shape[-1] not in (None, self._channels):
       raise ValueError(
         f'{self.name}: events must end in {self._channels} channels, as '
         f'`event_shape` does; got shape {shape}.'
       )
+    opposite = {'forward': 'inverse', 'inverse': 'forward'}[direction]
+    return getattr(self._sequence, f'{opposite}_event_shape')(shape)
+
+  def _forward_event_shape_tensor(self, shape):
+    return self._sequence.inverse_event_shape_tensor(shape)
+
+  def _inverse_event_shape_tensor(self, shape):
+    return self._sequence.forward_event_shape_tensor(shape)
+
+
+def _defaults():
+  """The arguments that describe the components, and their defaults."""
+  parameters = inspect.signature(RealNVPChain.__init__).parameters
+  others = (
+    'self',
+    'event_shape',
+    'bijectors',
+    'dtype',
+    'validate_args',
+    'name',
+  )
+  return [(n, p.default) for n, p in parameters.items() if n not in others]
 
 
 class _Builder:

@@ -31,6 +31,8 @@ class Squeeze(flow_bijector.FlowBijector):
   ```
   """
 
+  _takes = frozenset()
+
   def __init__(
     self,
     block_size=2,
@@ -92,7 +94,6 @@ class Squeeze(flow_bijector.FlowBijector):
 
   def _forward_and_log_det(self, x, training=False, condition=None):
     del training, condition
-    self.forward_event_shape(x.shape[-3:])
     b = self._block_size
     *batch, height, width, channels = flow_bijector.dims(x)
     with tf.control_dependencies(self._runtime_checks(height, width)):
@@ -109,7 +110,6 @@ class Squeeze(flow_bijector.FlowBijector):
 
   def _inverse_and_log_det(self, y, training=False, condition=None):
     del training, condition
-    self.inverse_event_shape(y.shape[-3:])
     b = self._block_size
     *batch, height, width, channels = flow_bijector.dims(y)
     channels //= b**2
@@ -124,38 +124,39 @@ class Squeeze(flow_bijector.FlowBijector):
     x = tf.reshape(x, batch + [height * b, width * b, channels])
     return x, tf.zeros(batch, y.dtype)
 
-  def _forward_event_shape(self, shape):
-    height, width, channels = shape.with_rank(3)
+  def _shape_after(self, shape, direction):
+    *batch, height, width, channels = shape
     b = self._block_size
+    if direction == 'inverse':
+      if channels is not None and channels % b**2:
+        raise ValueError(
+          f'{self.name}: the number of channels must be divisible by '
+          f'`block_size`^2 = {b**2}, got shape {shape}.'
+        )
+      return tf.TensorShape(
+        [*batch, _scale(height, b, 1), _scale(width, b, 1)]
+        + [_scale(channels, 1, b**2)]
+      )
     for side in (height, width):
       if side is not None and side % b:
         raise ValueError(
           f'{self.name}: height and width must be divisible by `block_size` '
-          f'{b}, got event shape {shape}.'
+          f'{b}, got shape {shape}.'
         )
     return tf.TensorShape(
-      [_scale(height, 1, b), _scale(width, 1, b), _scale(channels, b**2, 1)]
-    )
-
-  def _inverse_event_shape(self, shape):
-    height, width, channels = shape.with_rank(3)
-    b = self._block_size
-    if channels is not None and channels % b**2:
-      raise ValueError(
-        f'{self.name}: the number of channels must be divisible by '
-        f'`block_size`^2 = {b**2}, got event shape {shape}.'
-      )
-    return tf.TensorShape(
-      [_scale(height, b, 1), _scale(width, b, 1), _scale(channels, 1, b**2)]
+      [*batch, _scale(height, 1, b), _scale(width, 1, b)]
+      + [_scale(channels, b**2, 1)]
     )
 
   def _forward_event_shape_tensor(self, shape):
     b = self._block_size
-    return shape // [b, b, 1] * [1, 1, b**2]
+    sides, channels = shape[-3:-1] // b, shape[-1:] * b**2
+    return tf.concat([shape[:-3], sides, channels], axis=0)
 
   def _inverse_event_shape_tensor(self, shape):
     b = self._block_size
-    return shape // [1, 1, b**2] * [b, b, 1]
+    sides, channels = shape[-3:-1] * b, shape[-1:] // b**2
+    return tf.concat([shape[:-3], sides, channels], axis=0)
 
   def _runtime_checks(self, height, width):
     if not self.validate_args:
