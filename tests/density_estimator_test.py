@@ -1,3 +1,4 @@
+import copy
 import math
 
 import keras
@@ -509,3 +510,331 @@ def test_reestimation_takes_datasets_conditions_and_names_bad_pixels():
   np.testing.assert_array_equal(statistics.mean, mean)
   with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels'):
     model.reestimate_statistics(_garbage('nan'), condition[:10])
+
+
+def _vectors(count=40, seed=0):
+  return np.random.default_rng(seed).normal(size=[count, 2])
+
+
+def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
+  flow = tfp_realnvp.RealNVPChain(
+    (2,), num_couplings=2, num_blocks=1, dtype=dtype, seed=seed, **kwargs
+  )
+  base = flow_testing.isotropic_normal((2,), dtype)
+  model = density_estimator.DensityEstimator(
+    tfd.TransformedDistribution(base, flow), num_levels=None
+  )
+  if compiled:
+    model.compile(keras.optimizers.SGD(1e-2))
+  return model
+
+
+def test_sample_weights_count_in_evaluation():
+  model = _vector_estimator(tf.float64)
+  x = _vectors()
+  log_prob = model.predict(x, verbose=0)
+  weights = np.random.default_rng(1).uniform(0, 3, 40)
+  weights[:20] = 0
+  evaluate = lambda *data, **kwargs: model.evaluate(
+    *data, batch_size=7, verbose=0, return_dict=True, **kwargs
+  )
+  metrics = evaluate(x, sample_weight=weights)
+  expected = -np.average(log_prob, weights=weights)
+  np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-12)
+  np.testing.assert_allclose(
+    metrics['bits_per_dim'], expected / 2 / np.log(2), rtol=1e-12
+  )
+  history = model.fit(
+    x, validation_data=(x, None, weights), epochs=1, verbose=0
+  ).history
+  again = evaluate(x, sample_weight=weights)
+  assert history['val_loss'] == pytest.approx([again['loss']], rel=1e-9)
+  # An event of weight 0 does not count, whatever it is.
+  x[:20] = np.nan
+  assert evaluate(x, sample_weight=weights)['loss'] == again['loss']
+
+
+@pytest.mark.parametrize('call', ['fit', 'train_on_batch'])
+def test_a_step_with_weights_is_that_of_repeated_events(call):
+  x, weights = _vectors(8), np.array([0, 1, 2, 3, 0, 1, 1, 4])
+  models = [_vector_estimator(tf.float64, batch_norm=False) for _ in range(2)]
+  for model, data, given in zip(
+    models, (x, x.repeat(weights, axis=0)), (weights, None)
+  ):
+    for _ in range(3):
+      if call == 'fit':
+        model.fit(
+          data, sample_weight=given, batch_size=99, shuffle=False, verbose=0
+        )
+      else:
+        model.train_on_batch(data, sample_weight=given)
+  for one, other in zip(*(model.variables for model in models)):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+  losses = [model.get_metrics_result()['loss'] for model in models]
+  np.testing.assert_allclose(*losses, rtol=1e-9)
+
+
+def test_class_weights_count():
+  model = _vector_estimator(tf.float64, condition_size=2, batch_norm=False)
+  x, condition = _vectors(), np.eye(2)[np.arange(40) % 2]
+  weights = np.where(condition[:, 1] == 1, 3.0, 1.0)
+  expected = model.evaluate(
+    x, condition, sample_weight=weights, verbose=0, return_dict=True
+  )
+  history = model.fit(
+    x, condition, class_weight={0: 1.0, 1: 3.0}, batch_size=40, verbose=0
+  ).history
+  np.testing.assert_allclose(history['loss'], expected['loss'], rtol=1e-9)
+
+
+def test_a_batch_of_no_weight_changes_nothing():
+  model = _vector_estimator(momentum=0.5)
+  before = [v.numpy() for v in model.variables]
+  history = model.fit(
+    _vectors(8), sample_weight=np.zeros(8), batch_size=8, verbose=0
+  ).history
+  assert history['non_finite'] == [0]
+  for variable, value in zip(model.variables, before):
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_wrong_sample_weights_are_errors():
+  model = _vector_estimator()
+  with pytest.raises(ValueError, match=r'`sample_weight` must .*40, 2'):
+    model.train_on_batch(_vectors(), sample_weight=np.ones([40, 2]))
+  with pytest.raises(ValueError, match='`class_weight` needs classes'):
+    model.fit(_vectors(), class_weight={0: 1.0})
+
+
+@pytest.mark.parametrize('dtype', [tf.float64, tf.float32])
+def test_arrays_reach_the_distribution_in_its_precision(dtype):
+  model = _vector_estimator(dtype, condition_size=1, batch_norm=False)
+  # Far out, where float32 is coarse.
+  far = tf.constant(2.0**30, dtype)
+  dist = tfd.TransformedDistribution(model.distribution, tfb.Shift(far))
+  model = density_estimator.DensityEstimator(dist, num_levels=None)
+  model.compile(keras.optimizers.SGD(1e-3))
+  x = _vectors() + 2.0**30
+  condition = 0.1 + _vectors()[:, :1]
+  x, condition = (a.astype(dtype.as_numpy_dtype) for a in (x, condition))
+  kwargs = {
+    'distribution_kwargs': {'bijector_kwargs': {'condition': condition}}
+  }
+  expected = dist.log_prob(x, **kwargs)
+  loss = -np.mean(expected)
+  tolerance = 1e-10 if dtype == tf.float64 else 1e-5
+  for found in (
+    model.evaluate(x, condition, verbose=0, return_dict=True)['loss'],
+    model.test_on_batch(x, condition, return_dict=True)['loss'],
+    model.fit(x, condition, batch_size=40, verbose=0).history['loss'][0],
+  ):
+    np.testing.assert_allclose(found, loss, rtol=tolerance)
+  assert keras.config.floatx() == 'float32'
+
+
+@pytest.mark.parametrize(
+  'call', ['predict', 'predict_on_batch', 'train_on_batch']
+)
+def test_float64_arrays_are_not_rounded(call):
+  model = _vector_estimator(tf.float64)
+  x = _vectors()
+  expected = model.distribution.log_prob(x)
+  kwargs = {'verbose': 0} if call == 'predict' else {}
+  if call == 'train_on_batch':
+    expected = -np.mean(
+      model.distribution.log_prob(x, bijector_kwargs={'training': True})
+    )
+  got = getattr(model, call)(x, **kwargs)
+  got = got[0] if call == 'train_on_batch' else got
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_a_frozen_model_is_not_trained():
+  model = _vector_estimator()
+  x = _vectors()
+  model.fit(x, verbose=0)
+  before = [v.numpy() for v in model.variables]
+  model.trainable = False
+  assert model.trainable_variables == []
+  assert len(model.non_trainable_variables) == len(before)
+  for train in (model.fit, model.train_on_batch):
+    with pytest.raises(ValueError, match='`trainable` is False'):
+      train(x)
+  for variable, value in zip(model.variables, before):
+    np.testing.assert_array_equal(variable, value)
+  model.evaluate(x, verbose=0)
+  model.trainable = True
+  model.fit(x, verbose=0)
+  assert any(np.any(v != b) for v, b in zip(model.variables, before))
+
+
+def _keras_coupling():
+  network = keras.Sequential(
+    [keras.Input([1]), keras.layers.Dense(8, 'relu'), keras.layers.Dense(2)]
+  )
+  return tfp_realnvp.AffineCoupling(network, [True, False])
+
+
+def _of_coupling(coupling):
+  model = density_estimator.DensityEstimator(
+    tfd.TransformedDistribution(
+      flow_testing.isotropic_normal((2,)), tfb.Invert(coupling)
+    ),
+    num_levels=None,
+  )
+  model.compile(keras.optimizers.Adam(1e-2))
+  return model
+
+
+def test_frozen_layers_of_keras_networks_are_not_trained():
+  coupling = _keras_coupling()
+  first, second = coupling.shift_and_log_scale_fn.layers
+  first.trainable = False
+  model = _of_coupling(coupling)
+  before = first.kernel.numpy(), second.kernel.numpy()
+  model.fit(_vectors(), verbose=0)
+  np.testing.assert_array_equal(first.kernel, before[0])
+  assert np.any(second.kernel != before[1])
+  # Also what is frozen after training has begun.
+  second.trainable = False
+  with pytest.raises(ValueError, match='has no trainable variables'):
+    model.fit(_vectors(), verbose=0)
+  first.trainable = second.trainable = True
+  with pytest.raises(ValueError, match='[Uu]nknown variable'):
+    model.fit(_vectors(), verbose=0)
+  model.compile(keras.optimizers.Adam(1e-2))
+  model.fit(_vectors(), verbose=0)
+  assert np.any(first.kernel != before[0])
+
+
+def test_a_deep_copy_of_a_keras_network_learns():
+  model = _of_coupling(copy.deepcopy(_keras_coupling()))
+  history = model.fit(2 * _vectors() + 5, epochs=5, verbose=0).history
+  assert history['loss'][-1] < history['loss'][0] - 1
+
+
+def test_a_network_that_is_not_built_is_an_error():
+  network = keras.Sequential([keras.layers.Dense(2)])
+  coupling = tfp_realnvp.AffineCoupling(network, [True, False])
+  with pytest.raises(ValueError, match='has no variables yet: build'):
+    _of_coupling(coupling)
+  coupling.forward(tf.ones([1, 2]))
+  _of_coupling(coupling).fit(_vectors(), verbose=0)
+
+
+@pytest.mark.parametrize(
+  'name', ['Adafactor', 'Lion', 'Muon', 'Nadam', 'RMSprop', 'SGD']
+)
+def test_optimizers_of_keras(name):
+  if not hasattr(keras.optimizers, name):
+    pytest.skip(f'Keras {keras.__version__} has no {name}')
+  model = _vector_estimator(compiled=False)
+  model.compile(getattr(keras.optimizers, name)(1e-2))
+  history = model.fit(2 + _vectors(), epochs=3, verbose=0).history
+  assert history['loss'][-1] < history['loss'][0]
+
+
+def test_what_cannot_be_saved_says_what_can(tmp_path):
+  model = _vector_estimator()
+  callback = keras.callbacks.ModelCheckpoint(str(tmp_path / 'model.keras'))
+  for save in (
+    lambda: model.save(tmp_path / 'model.keras'),
+    lambda: keras.models.clone_model(model),
+    lambda: model.fit(_vectors(), verbose=0, callbacks=[callback]),
+    lambda: model.export(tmp_path / 'export'),
+  ):
+    with pytest.raises(
+      NotImplementedError, match='`tfp_realnvp.export_saved_m'
+    ):
+      save()
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
+def test_a_condition_is_given_in_the_dtype_of_the_flow(dtype):
+  model = _vector_estimator(dtype, condition_size=2)
+  labels = np.eye(2)[np.arange(40) % 2]
+  for kind in (np.int64, np.float32, np.float64, bool):
+    history = model.fit(_vectors(), labels.astype(kind), verbose=0).history
+    assert np.isfinite(history['loss']).all()
+
+
+def test_wrong_conditions_are_errors():
+  x = _vectors()
+  model = _vector_estimator()
+  for call in (model.fit, model.evaluate):
+    with pytest.raises(ValueError, match='No flow of `distribution` takes a c'):
+      call(x, x, verbose=0)
+  with pytest.raises(ValueError, match='No flow of `distribution` takes a c'):
+    model.predict(tf.data.Dataset.from_tensors((x, x)), verbose=0)
+  # A row for each event: not one for all, though its length is that of a row.
+  model = _vector_estimator(condition_size=40)
+  with pytest.raises(ValueError, match=r'must have shape \[N, K\].*one-hot'):
+    model.fit(x, np.arange(40.0), verbose=0)
+
+
+def test_unbatched_data_is_named():
+  data = tf.data.Dataset.from_tensor_slices(_vectors())
+  with pytest.raises(ValueError, match='the batch dimension is missing'):
+    _vector_estimator().fit(data, verbose=0)
+
+
+def test_distributions_that_are_not_of_one_event_are_errors():
+  with pytest.raises(ValueError, match=r'no batch dimensions, got .*\(40,\)'):
+    density_estimator.DensityEstimator(tfd.Normal(tf.zeros([40]), 1.0))
+  joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+  with pytest.raises(ValueError, match='fully known event shape'):
+    density_estimator.DensityEstimator(joint)
+
+
+def test_boolean_images_have_two_levels():
+  model = _estimator(num_levels=2)
+  images = np.random.default_rng(0).uniform(size=[20, 4, 4, 1]) < 0.5
+  metrics = model.evaluate(images, verbose=0, return_dict=True)
+  as_integers = model.evaluate(
+    images.astype(np.uint8), verbose=0, return_dict=True
+  )
+  assert metrics == as_integers
+
+
+@pytest.mark.parametrize(
+  'optimizer',
+  [
+    keras.optimizers.Adam(1e-3),
+    keras.optimizers.SGD(1e-3),
+    keras.optimizers.Adam(1e-3, global_clipnorm=100.0),
+    keras.optimizers.SGD(1e-3, clipnorm=1.0),
+  ],
+  ids=['adam', 'sgd', 'global_clipnorm', 'clipnorm'],
+)
+def test_a_gradient_whose_square_overflows_is_skipped(optimizer):
+  model = _vector_estimator(batch_norm=False, compiled=False)
+  model.compile(optimizer)
+  x = _vectors()
+  x[3] = 1e12
+  history = model.fit(x, batch_size=10, shuffle=False, verbose=0).history
+  assert history['non_finite'] == [10]
+  assert np.isfinite(history['loss']).all()
+  for variable in model.variables + [v.value for v in optimizer.variables]:
+    assert np.isfinite(variable).all()
+
+
+def test_skipped_batches_are_seen_within_an_execution():
+  model = _vector_estimator(compiled=False)
+  model._max_skipped_in_a_row = 3
+  model.compile(keras.optimizers.SGD(1e-2), steps_per_execution=8)
+  x = _vectors(80)
+  x[10:45] = np.nan
+  with pytest.raises(FloatingPointError, match='3 batches in a row'):
+    model.fit(x, batch_size=10, shuffle=False, verbose=0)
+  # One step was taken; those after the third batch of NaN were not.
+  assert model.optimizer.iterations == 1
+  model.fit(_vectors(80), batch_size=10, shuffle=False, verbose=0)
+  assert model.optimizer.iterations == 9
+
+
+@pytest.mark.parametrize(
+  'name', ['loss_weights', 'metrics', 'weighted_metrics', 'loss']
+)
+def test_losses_and_metrics_cannot_be_chosen(name):
+  with pytest.raises(ValueError, match=f"`{name}` cannot be chosen.*'mae'"):
+    _vector_estimator(compiled=False).compile(**{name: ['mae']})

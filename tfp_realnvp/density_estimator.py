@@ -1,13 +1,16 @@
 """DensityEstimator: the Keras model that fits any tfd.Distribution."""
 
 import functools
+import inspect
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import flow_bijector
+from tfp_realnvp import likelihood
 from tfp_realnvp import moving_statistics
 from tfp_realnvp import network
 from tfp_realnvp import pixels
@@ -43,10 +46,52 @@ def bits_per_dim(log_prob, event_shape):
   return log_prob / (-math.log(2) * num_elements)
 
 
+def _as_given(method):
+  """Wraps a method of `keras.Model` so that it takes arrays as they are given.
+
+  Keras casts float arrays to `keras.config.floatx()`, which here is the dtype
+  of the distribution until the method returns; and it drops `sample_weight`
+  where there is no `y`, so that here `y` then is an array of width 0.
+  """
+  signature = inspect.signature(method)
+
+  @functools.wraps(method)
+  def wrapper(self, *args, **kwargs):
+    bound = signature.bind(self, *args, **kwargs)
+    given = bound.arguments
+    x, y = given.get('x'), given.get('y')
+    if y is None and given.get('class_weight') is not None:
+      raise ValueError(
+        '`class_weight` needs classes, `y`; got '
+        f'{given["class_weight"]!r} without them.'
+      )
+    if given.get('sample_weight') is not None and y is None:
+      given['y'] = _no_condition(x)
+    validation = given.get('validation_data')
+    if isinstance(validation, (tuple, list)) and len(validation) == 3:
+      x, y, weight = validation
+      y = _no_condition(x) if y is None else y
+      given['validation_data'] = x, y, weight
+    floatx, dtype = keras.config.floatx(), self.distribution.dtype
+    keras.config.set_floatx(dtype.name if dtype.is_floating else floatx)
+    try:
+      return method(*bound.args, **bound.kwargs)
+    finally:
+      keras.config.set_floatx(floatx)
+
+  return wrapper
+
+
+def _no_condition(x):
+  return np.zeros([len(x), 0]) if hasattr(x, 'shape') else None
+
+
 class DensityEstimator(keras.Model):
   """Fits a `tfd.Distribution` by maximum likelihood, with Keras.
 
-  Batches are `x` or `(x, condition)`, `x` of the shape `[N] + event_shape`.
+  Batches are `x`, `(x, condition)` or `(x, condition, sample_weight)`, as Keras
+  takes `x`, `y` and `sample_weight`: `x` of the shape `[N] + event_shape`,
+  `condition` of `[N, K]`, if the flow takes one, and `sample_weight` of `[N]`.
   Pixels, integer or float, are dequantized on the device with fresh uniform
   noise on `[0, 1)`, in evaluation too. The loss is the mean over the batch of
   `-log_prob`, in nats, plus the L2 term; Keras reports
@@ -55,6 +100,10 @@ class DensityEstimator(keras.Model):
   - `bits_per_dim`, the mean over the images;
   - `non_finite`: how many images had a log-likelihood of NaN or infinity. They
     are not left out of the means.
+
+  Means are weighted by `sample_weight`: an image of weight 2 counts as two of
+  them, one of weight 0 not at all. Batch normalization does not know of
+  weights; its statistics are those of all images of the batch.
 
   In training, a batch with a loss or a gradient that is not finite is skipped:
   weights, moments of the optimizer and moving statistics stay as they were. All
@@ -98,8 +147,8 @@ class DensityEstimator(keras.Model):
     """Initializes DensityEstimator.
 
     Args:
-      distribution: `tfd.Distribution` with a fully known event shape. The
-        model's variables are the distribution's.
+      distribution: `tfd.Distribution` with a fully known event shape and no
+        batch dimensions. The model's variables are the distribution's.
       num_levels: `int`, how many values an integer pixel can take: `x` must be
         on `[0, num_levels)`. A fraction that float pixels have is replaced by
         the noise. `None` for data that is continuous: it is used as it is.
@@ -112,19 +161,27 @@ class DensityEstimator(keras.Model):
       name: Name of the model.
 
     Raises:
-      TypeError: If `distribution` is no `tfd.Distribution`.
-      ValueError: If its event shape is not known, or `num_levels` or
-        `max_skipped_in_a_row` is no int of at least 1.
+      TypeError: If `distribution` is not a `tfd.Distribution`, or holds a flow
+        that `training` or `condition` cannot reach, as in a `tfd.Mixture`.
+      ValueError: If its event shape is not known, it has batch dimensions, or
+        `num_levels` or `max_skipped_in_a_row` is not an int of at least 1.
     """
     if not isinstance(distribution, tfd.Distribution):
       raise TypeError(
         f'`distribution` must be a tfd.Distribution, got {distribution!r}.'
       )
-    if not distribution.event_shape.is_fully_defined():
+    shape = distribution.event_shape
+    if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
       raise ValueError(
-        '`distribution` must have a fully known event shape, got '
-        f'{distribution.event_shape}.'
+        f'`distribution` must have a fully known event shape, got {shape}.'
       )
+    if distribution.batch_shape.rank != 0:
+      raise ValueError(
+        '`distribution` must have no batch dimensions, got batch shape '
+        f'{distribution.batch_shape}: `tfd.Independent` makes them part of the '
+        'event.'
+      )
+    likelihood.log_prob_kwargs(distribution, training=True)  # Or raises.
     num_levels = flow_bijector.check_int(
       num_levels, 'num_levels', optional=True
     )
@@ -137,6 +194,7 @@ class DensityEstimator(keras.Model):
     self._l2_coefficient = l2_coefficient
     self._l2_variables = tuple(l2_variables)
     self._max_skipped_in_a_row = max_skipped_in_a_row
+    self._trained = None  # Ids of the variables that `train_function` trains.
     self._seed_generator = keras.random.SeedGenerator(seed)
     # Of training, of evaluation, and of re-estimating statistics.
     self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
@@ -149,8 +207,9 @@ class DensityEstimator(keras.Model):
     self._step = counter('step')
     self._test_step = counter('test_step')
     self._skipped_in_a_row = counter('skipped_in_a_row')
-    self._loss = keras.metrics.Mean('loss')
-    self._bits_per_dim = keras.metrics.Mean('bits_per_dim')
+    dtype = distribution.dtype.name if distribution.dtype.is_floating else None
+    self._loss = keras.metrics.Mean('loss', dtype)
+    self._bits_per_dim = keras.metrics.Mean('bits_per_dim', dtype)
     self._non_finite = keras.metrics.Sum('non_finite')
     self.built = True
 
@@ -172,15 +231,16 @@ class DensityEstimator(keras.Model):
 
   @property
   def trainable_variables(self):
-    return list(self.distribution.trainable_variables)
+    return list(self.distribution.trainable_variables) if self.trainable else []
 
   @property
   def non_trainable_variables(self):
-    return list(self.distribution.non_trainable_variables)
+    trained = {id(variable) for variable in self.trainable_variables}
+    return [v for v in self.variables if id(v) not in trained]
 
   @property
   def variables(self):
-    return self.trainable_variables + self.non_trainable_variables
+    return list(self.distribution.variables)
 
   trainable_weights = trainable_variables
   non_trainable_weights = non_trainable_variables
@@ -215,28 +275,72 @@ class DensityEstimator(keras.Model):
       jit_compile: Python `bool`, whether to compile the steps with XLA, which
         draws other noise and drops the check that `x` holds pixels. Off by
         default: on a CPU the steps of `RealNVPChain` take longer with it.
-      **kwargs: Those of `keras.Model.compile`, but `loss`.
+      **kwargs: Those of `keras.Model.compile`, but losses and metrics.
 
     Raises:
-      ValueError: If a `loss` is given.
+      ValueError: If a loss or metrics are given, or a Keras network of the
+        distribution is not built.
     """
-    if kwargs.get('loss') is not None:
-      raise ValueError(
-        '`loss` is the negative log-likelihood and cannot be chosen; got '
-        f'{kwargs["loss"]!r}.'
-      )
+    for name in ('loss', 'loss_weights', 'metrics', 'weighted_metrics'):
+      if kwargs.get(name) is not None:
+        raise ValueError(
+          f'`{name}` cannot be chosen: the loss is the negative '
+          f'log-likelihood; got {kwargs[name]!r}.'
+        )
+    for module in self.distribution.submodules:
+      network = getattr(module, 'shift_and_log_scale_fn', None)
+      if not getattr(network, 'built', True):
+        raise ValueError(
+          f'The network of {module.name!r} has no variables yet: build '
+          f'{network!r}, with a `keras.Input` first or by calling it once.'
+        )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-    self.optimizer.build(self.trainable_variables)
+    self.optimizer.build(
+      [_OptimizerVariable(v) for v in self.trainable_variables]
+    )
+
+  def get_config(self):
+    """Keras hook: raises, for a distribution has no configuration."""
+    raise NotImplementedError(
+      'A DensityEstimator cannot be written to a .keras file, cloned or made '
+      'from a config, for a tfd.Distribution has none. Build the distribution '
+      'again and use `save_weights` and `load_weights` or '
+      '`tfp_realnvp.Checkpoints`; or serve it with '
+      '`tfp_realnvp.export_saved_model`.'
+    )
+
+  def export(self, *args, **kwargs):
+    """Keras hook: raises, for Keras would export a part of the answers."""
+    del args, kwargs
+    raise NotImplementedError(
+      'Use `tfp_realnvp.export_saved_model` on the distribution.'
+    )
+
+  fit = _as_given(keras.Model.fit)
+  evaluate = _as_given(keras.Model.evaluate)
+  predict = _as_given(keras.Model.predict)
+  train_on_batch = _as_given(keras.Model.train_on_batch)
+  test_on_batch = _as_given(keras.Model.test_on_batch)
+  predict_on_batch = _as_given(keras.Model.predict_on_batch)
 
   def make_train_function(self, force=False):
     """Keras hook: a step that raises after too many skipped ones in a row."""
-    if self.train_function is None or force:
-      super().make_train_function(force)
+    trained = [id(variable) for variable in self.trainable_variables]
+    if not trained:
+      raise ValueError(
+        f'`distribution` has no trainable variables, got {self.distribution!r}.'
+        if self.trainable
+        else 'The model cannot be trained: its `trainable` is False.'
+      )
+    if self.train_function is None or force or trained != self._trained:
+      super().make_train_function(force=True)
+      self._trained = trained
       train_function = self.train_function
 
       def checked(iterator):
         logs = train_function(iterator)
         if self._skipped_in_a_row >= self._max_skipped_in_a_row:
+          self._skipped_in_a_row.assign(0)
           raise FloatingPointError(self._skipped_message())
         return logs
 
@@ -252,18 +356,14 @@ class DensityEstimator(keras.Model):
 
   def call(self, x, condition=None, training=False):
     """Returns the log-likelihood of dequantized `x`: `[N]`, in nats."""
-    x = self._assert_on_range(self._convert(x))
+    x, condition, _ = self._unpack((x, condition))
+    x = self._assert_on_range(x)
     seed = self._seed_generator.next()
     return self._log_prob(x, condition, seed, training)
 
   def train_step(self, data):
-    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
-    x = self._convert(x)
+    x, condition, weight = self._unpack(data)
     variables = self.trainable_variables
-    if not variables:
-      raise ValueError(
-        f'`distribution` has no trainable variables, got {self.distribution!r}.'
-      )
     replica = tf.distribute.get_replica_context()
     total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
     before = [tf.identity(v) for v in self.non_trainable_variables]
@@ -272,8 +372,10 @@ class DensityEstimator(keras.Model):
       log_prob = self._log_prob(x, condition, seed, training=True)
       log_prob = tf.where(self._is_on_range(x), log_prob, math.nan)
       # Replicas may have parts of the batch that differ in size, or are empty.
-      count = tf.cast(total(tf.size(log_prob)), log_prob.dtype)
-      loss = -tf.reduce_sum(log_prob) / count
+      total_weight = total(tf.reduce_sum(weight))
+      loss = -tf.math.divide_no_nan(
+        tf.reduce_sum(weight * log_prob), total_weight
+      )
       loss += self._l2_term() / replica.num_replicas_in_sync
       # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
       scaled_loss = self.optimizer.scale_loss(loss)
@@ -284,22 +386,25 @@ class DensityEstimator(keras.Model):
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
       )
     )
-    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
-    finite = tf.reduce_all([tf.math.is_finite(total(loss)), *finite])
-    self._apply_or_undo(finite, gradients, before)
+    # Clipping and Adam need the squares of gradients, which overflow first.
+    squares = [tf.cast(2 * tf.nn.l2_loss(g), loss.dtype) for g in gradients]
+    finite = tf.math.is_finite(total(loss) + tf.add_n(squares))
+    # After too many in a row, nothing more happens until Keras looks.
+    skipped = ~finite | (self._skipped_in_a_row >= self._max_skipped_in_a_row)
+    self._apply_or_undo(~skipped & (total_weight > 0), gradients, before)
     self.step.assign_add(1)
     self._skipped_in_a_row.assign(
-      tf.where(finite, tf.zeros_like(self._step), self._skipped_in_a_row + 1)
+      tf.where(skipped, self._skipped_in_a_row + 1, tf.zeros_like(self._step))
     )
-    return self._update_metrics(tf.where(finite, log_prob, 0), ~finite)
+    return self._update_metrics(log_prob, weight, skipped)
 
   def test_step(self, data):
-    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x, condition, weight = self._unpack(data)
     seed = tf.random.fold_in(self._seeds[1], self._test_step)
-    x = self._assert_on_range(self._convert(x))
+    x = self._assert_on_range(x)
     log_prob = self._log_prob(x, condition, seed)
     self._test_step.assign_add(1)
-    return self._update_metrics(log_prob)
+    return self._update_metrics(log_prob, weight)
 
   def predict_step(self, data):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -336,19 +441,19 @@ class DensityEstimator(keras.Model):
         step(batch, tf.random.fold_in(self._seeds[2], i))
 
   def _statistics_step(self, data, seed):
-    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
-    x = self._assert_on_range(self._convert(x))
-    self._log_prob(x, condition, seed, training=True)
+    x, condition, _ = self._unpack(data)
+    self._log_prob(self._assert_on_range(x), condition, seed, training=True)
 
-  def _apply_or_undo(self, finite, gradients, before):
-    """Applies gradients if they are finite, else takes back the statistics.
+  def _apply_or_undo(self, applied, gradients, before):
+    """Applies gradients, or takes back what the step did to the statistics.
 
     Args:
-      finite: Boolean scalar, the same in all replicas.
+      applied: Boolean scalar, the same in all replicas.
       gradients: Those of the whole batch, the same in all replicas.
       before: The values of `non_trainable_variables` before the step.
     """
-    optimizer, variables = self.optimizer, self.trainable_variables
+    optimizer = self.optimizer
+    variables = [_OptimizerVariable(v) for v in self.trainable_variables]
     # Keras sums what the replicas hand over, after it has clipped it.
     replica = tf.distribute.get_replica_context()
     if replica.num_replicas_in_sync > 1:
@@ -366,21 +471,22 @@ class DensityEstimator(keras.Model):
       del before
       optimizer.apply(gradients, variables)
 
-    def update(strategy, finite, *args):
+    def update(strategy, applied, *args):
       run = strategy.extended.call_for_each_replica
-      (finite, *_) = strategy.experimental_local_results(finite)
-      tf.cond(finite, lambda: run(apply, args), lambda: run(undo, args))
+      (applied, *_) = strategy.experimental_local_results(applied)
+      tf.cond(applied, lambda: run(apply, args), lambda: run(undo, args))
 
     # A branch cannot merge replicas; merged replicas can branch.
-    replica.merge_call(update, args=(finite, gradients, before))
+    replica.merge_call(update, args=(applied, gradients, before))
 
-  def _update_metrics(self, log_prob, skipped=False):
-    weight = tf.where(skipped, tf.zeros_like(log_prob), 1)
+  def _update_metrics(self, log_prob, weight, skipped=False):
+    self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
+    weight = tf.where(skipped, tf.zeros_like(weight), weight)
+    log_prob = tf.where(weight == 0, tf.zeros_like(log_prob), log_prob)
     self._loss.update_state(-log_prob + self._l2_term(), weight)
     self._bits_per_dim.update_state(
       bits_per_dim(log_prob, self.distribution.event_shape), weight
     )
-    self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
     results = {metric.name: metric.result() for metric in self.metrics}
     if isinstance(
       self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
@@ -392,10 +498,10 @@ class DensityEstimator(keras.Model):
   def _skipped_message(self):
     message = (
       f'Training stopped at step {self.step.numpy()}: '
-      f'{self._skipped_in_a_row.numpy()} batches in a row had a loss or a '
-      'gradient that is not finite and were skipped, `max_skipped_in_a_row` '
-      f'is {self._max_skipped_in_a_row}. Weights, moments and statistics are '
-      'those before these batches. A lower learning rate may help'
+      f'{self._max_skipped_in_a_row} batches in a row, '
+      '`max_skipped_in_a_row`, had a loss that is not finite or a gradient '
+      'whose square is not, and were skipped. Weights, moments and statistics '
+      'are those before these batches. A lower learning rate may help'
     )
     if self._num_levels is None:
       return message + '; so does data without NaN.'
@@ -408,16 +514,53 @@ class DensityEstimator(keras.Model):
     squares = [tf.reduce_sum(v**2) for v in self._l2_variables]
     return self._l2_coefficient * sum(squares)
 
+  def _unpack(self, data):
+    """Returns `x`, condition or `None`, and weights `[N]`, as tensors."""
+    x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, dtype = self._convert(x), self.distribution.dtype
+    condition = self._convert_condition(condition, x)
+    if weight is None:
+      return x, condition, tf.ones(flow_bijector.dims(x)[:1], dtype)
+    weight = tf.cast(weight, dtype)
+    if not weight.shape.is_compatible_with(x.shape[:1]):
+      raise ValueError(
+        f'`sample_weight` must have shape {x.shape[:1]}, a weight for each '
+        f'event of `x`; got shape {weight.shape}.'
+      )
+    return x, condition, weight
+
   def _convert(self, x):
     """Returns `x` as a tensor of a batch of events."""
     x = tf.convert_to_tensor(x)
     event_shape = self.distribution.event_shape
     if not x.shape[1:].is_compatible_with(event_shape):
-      raise ValueError(
+      message = (
         f'`x` must be a batch of events of shape {event_shape}, got shape '
-        f'{x.shape}.'
+        f'{x.shape}'
       )
-    return x
+      if x.shape.is_compatible_with(event_shape):
+        message += ': the batch dimension is missing; batch the data set'
+      raise ValueError(f'{message}.')
+    return tf.cast(x, tf.uint8) if x.dtype == tf.bool else x
+
+  def _convert_condition(self, condition, x):
+    """Returns `condition` as a tensor of the distribution's dtype."""
+    if condition is None or condition.shape[-1:] == [0]:
+      return None
+    condition = tf.cast(condition, self.distribution.dtype)
+    if 'condition' not in likelihood.takes(self.distribution):
+      raise ValueError(
+        'No flow of `distribution` takes a condition, got `y` of shape '
+        f'{condition.shape}: give `x` alone, or build the flow with '
+        '`condition_size`.'
+      )
+    if not condition.shape.is_compatible_with([x.shape[0], None]):
+      raise ValueError(
+        '`y`, the condition, must have shape [N, K], a row for each event of '
+        f'`x`, whose shape is {x.shape}; got shape {condition.shape}. Labels '
+        'need one-hot encoding.'
+      )
+    return condition
 
   def _assert_on_range(self, x):
     if self._num_levels is None:
@@ -438,12 +581,28 @@ class DensityEstimator(keras.Model):
     else:
       noise = _noise(x, seed, distribution.dtype)
       x = pixels.dequantize(x, noise, self._num_levels)
-    bijector = getattr(distribution, 'bijector', None)
-    kwargs = flow_bijector.nested_kwargs(
-      bijector, training=training, condition=condition
+    kwargs = likelihood.log_prob_kwargs(
+      distribution, training=training, condition=condition
     )
-    kwargs = {'bijector_kwargs': kwargs} if kwargs else {}
     return distribution.log_prob(x, **kwargs)
+
+
+class _OptimizerVariable(keras.Variable):
+  """A `tf.Variable` as Keras optimizers expect it: with a path, and no '/'.
+
+  All such views of one variable stand for the same state of an optimizer.
+  """
+
+  def __init__(self, variable):
+    super().__init__(
+      lambda *_, **__: variable,
+      shape=variable.shape,
+      dtype=variable.dtype.name,
+      name=variable.name.removesuffix(':0').replace('/', '_'),
+    )
+
+  def _initialize_with_initializer(self, initializer):
+    self._initialize(initializer())
 
 
 def _noise(x, seed, dtype):
