@@ -246,20 +246,24 @@ def _run_twice(distribution, training=False):
 
   class Coupling(tfp.bijectors.Bijector):
     def __init__(self, coupling):
-      self._coupling = coupling
+      self._network = coupling.shift_and_log_scale_fn  # Has the variables.
+      self._to_latent = functools.partial(
+        coupling.forward_and_log_det, training=training
+      )
+      self._to_data = coupling.inverse_and_log_det
       super().__init__(forward_min_event_ndims=3, dtype=coupling.dtype)
 
     def _forward(self, x):
-      return self._coupling.forward_and_log_det(x, training=training)[0]
+      return self._to_latent(x)[0]
 
     def _forward_log_det_jacobian(self, x):
-      return self._coupling.forward_and_log_det(x, training=training)[1]
+      return self._to_latent(x)[1]
 
     def _inverse(self, y):
-      return self._coupling.inverse_and_log_det(y)[0]
+      return self._to_data(y)[0]
 
     def _inverse_log_det_jacobian(self, y):
-      return self._coupling.inverse_and_log_det(y)[1]
+      return self._to_data(y)[1]
 
   def convert(bijector):
     if isinstance(bijector, tfp_realnvp.AffineCoupling):

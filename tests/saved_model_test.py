@@ -765,7 +765,7 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
     ),
     ({'condition_size': -1}, '`condition_size` must be .* got -1'),
     ({'num_levels': None, 'num_draws': 2}, '`num_draws` is for pixels.*got 2'),
-    ({'condition_size': 2}, '`condition` must be None'),
+    ({'condition_size': 2}, '`condition_size` is for conditional flows only'),
   ):
     with pytest.raises(ValueError, match=message):
       saved_model.export_saved_model(dist, path, **kwargs)
