@@ -138,8 +138,16 @@ class DensityEstimator(keras.Model):
     self._l2_variables = tuple(l2_variables)
     self._max_skipped_in_a_row = max_skipped_in_a_row
     self._seed_generator = keras.random.SeedGenerator(seed)
-    # Of training, of evaluation, and of re-estimating statistics.
-    self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
+    self._seed = seed
+    # For training, for evaluation, and for re-estimating statistics. GPUs have
+    # no int32 variables; the noise is the same.
+    seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
+    self._seeds = tf.Variable(
+      tf.cast(seeds, tf.int64),
+      trainable=False,
+      name='seeds',
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
     counter = lambda name: tf.Variable(
       tf.zeros([], tf.int64),
       trainable=False,
@@ -167,6 +175,16 @@ class DensityEstimator(keras.Model):
   def counters(self):
     """What training counts, as a tuple of `tf.Variable`s; `step` is first."""
     return self._step, self._skipped_in_a_row
+
+  @property
+  def seed(self):
+    """The `seed` that the model was given; `None` draws one at random."""
+    return self._seed
+
+  @property
+  def seeds(self):
+    """`tf.Variable`: what the noise follows from, together with `step`."""
+    return self._seeds
 
   # The model's variables are the distribution's, whatever it is made of.
 
