@@ -473,6 +473,14 @@ def test_a_checkpoint_that_was_removed_is_written_again(tmp_path):
   assert _names(tmp_path) == {'ckpt-0'}
 
 
+def test_steps_are_batches_where_their_number_is_not_known(tmp_path):
+  data = tf.data.Dataset.from_tensor_slices(_VECTORS).batch(2)
+  model = _vector_model()
+  with pytest.warns(UserWarning, match='ran out of data'):
+    model.fit(data.filter(lambda x: True), epochs=3, verbose=0)
+  assert model.step == model.optimizer.iterations == 12
+
+
 def test_model_compiled_again_is_saved_with_its_optimizer(tmp_path):
   model = _vector_model(_ADAM())
   checkpoints = tfp_realnvp.Checkpoints(model, tmp_path)
@@ -490,6 +498,46 @@ def test_another_model_than_that_of_the_checkpoints_cannot_be_fitted(tmp_path):
   checkpoints = tfp_realnvp.Checkpoints(_vector_model(), tmp_path)
   with pytest.raises(ValueError, match='is a callback of another one'):
     _vector_model().fit(_VECTORS, verbose=0, callbacks=[checkpoints])
+
+
+class _Stop(keras.callbacks.Callback):
+  def on_train_batch_end(self, batch, logs=None):
+    if self.model.step == 6:
+      raise KeyboardInterrupt
+
+
+def test_backup_and_restore_of_keras_keeps_the_step(tmp_path):
+  """Otherwise the noise of the first steps would be drawn again."""
+
+  def fit(model, *callbacks):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / 'backup')
+    model.fit(
+      _VECTORS,
+      batch_size=2,
+      epochs=3,
+      shuffle=False,
+      verbose=0,
+      callbacks=[backup, *callbacks],
+    )
+
+  undisturbed, killed, stopped = (_vector_model(seed=i) for i in (1, 1, 2))
+  fit(undisturbed)
+  with pytest.raises(KeyboardInterrupt):
+    fit(killed, _Stop())
+  fit(stopped)
+  assert stopped.step == undisturbed.step == 12
+  for found, expected in zip(_state(stopped), _state(undisturbed)):
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_of_earlier_versions_leave_the_step_as_it_is():
+  model = _vector_model()
+  store = {}
+  model.save_own_variables(store)
+  assert store.pop('step') == 0
+  model.step.assign(3)
+  model.load_own_variables(store)
+  assert model.step == 3
 
 
 def test_full_disk_is_reported_before_training(directory, monkeypatch):

@@ -209,14 +209,16 @@ class DensityEstimator(keras.Model):
     return [self._loss, self._bits_per_dim, self._non_finite]
 
   def save_own_variables(self, store):
-    """Keras hook: writes the distribution's variables."""
+    """Keras hook: writes the distribution's variables, and `step`."""
     for i, variable in enumerate(self.variables):
       store[str(i)] = variable.numpy()
+    store['step'] = self.step.numpy()
 
   def load_own_variables(self, store):
     """Keras hook: reads what `save_own_variables` wrote."""
     shapes = [tuple(variable.shape) for variable in self.variables]
-    stored = [tuple(store[str(i)].shape) for i in range(len(store))]
+    has_step = 'step' in store  # Earlier versions did not write it.
+    stored = [tuple(store[str(i)].shape) for i in range(len(store) - has_step)]
     if shapes != stored:
       raise ValueError(
         f'The weights are those of another model: {len(stored)} variables were '
@@ -224,6 +226,8 @@ class DensityEstimator(keras.Model):
       )
     for i, variable in enumerate(self.variables):
       variable.assign(store[str(i)])
+    if has_step:
+      self.step.assign(store['step'])
 
   def compile(self, optimizer='adam', jit_compile=False, **kwargs):
     """Configures the model for training; see `keras.Model.compile`.
@@ -305,7 +309,10 @@ class DensityEstimator(keras.Model):
     finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
     finite = tf.reduce_all([tf.math.is_finite(total(loss)), *finite])
     self._apply_or_undo(finite, gradients, before)
-    self.step.assign_add(1)
+    # In a graph, this would also run when there is no batch left to read.
+    with tf.control_dependencies([finite]):
+      one = tf.ones([], self.step.dtype)
+    self.step.assign_add(one)
     self._skipped_in_a_row.assign(
       tf.where(finite, tf.zeros_like(self._step), self._skipped_in_a_row + 1)
     )
