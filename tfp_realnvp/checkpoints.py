@@ -86,11 +86,11 @@ class Checkpoints(keras.callbacks.Callback):
     self._max_to_keep = flow_bijector.check_int(max_to_keep, 'max_to_keep')
     self._epoch_to_resume = None
     self._damaged = []
-    self._newest = None  # What this object has written or restored last.
+    self._newest = None  # The path that was written or restored last.
     self._last_step = self.step
     self._epoch = 0
     self._is_due = False  # Whether to save at the end of `fit`.
-    self._compiled = None, []
+    self._compiled = None, []  # The optimizer, and its learning rates.
     self._is_chief = _is_chief(model.distribute_strategy)
     self._written_to = self._directory
     if not self._is_chief:
@@ -228,8 +228,8 @@ class Checkpoints(keras.callbacks.Callback):
   def _restore(self, path):
     """Restores a checkpoint, after all of it has been checked."""
     model = self._estimator
-    # It may have been set to another value since the model was compiled.
     rates = _learning_rates(model.optimizer)
+    # A value that was assigned after `compile` is a choice of the user, too.
     self._compiled = model.optimizer, _values(rates)
     checkpoint = self._checkpoint()
     seeds = model.seeds.numpy()
@@ -261,7 +261,7 @@ class Checkpoints(keras.callbacks.Callback):
       model.seeds.assign(seeds)
 
   def _is_saved(self, checkpoint):
-    """Whether what this object has written or restored last holds all."""
+    """Returns whether the newest checkpoint has the values of the model."""
     if self._newest is None or _number(self._newest)[0] != self.step:
       return False
     try:
@@ -276,7 +276,7 @@ class Checkpoints(keras.callbacks.Callback):
         for variable, key in matches
         if not key.startswith('metrics/')
       )
-    except Exception:  # It was moved away or damaged, or is of what was before.
+    except Exception:  # It is gone or damaged, or of the optimizer before.
       return False
 
   def _remove_unfinished(self):
@@ -292,6 +292,7 @@ class Checkpoints(keras.callbacks.Callback):
         f'another one, {self.model!r}.'
       )
     self._last_step = self.step
+    self._is_due = False
     if not self._is_chief:
       return
     slots = [v.value for v in self._estimator.optimizer.variables]
@@ -322,6 +323,7 @@ class Checkpoints(keras.callbacks.Callback):
     last_step, self._last_step = self._last_step, self.step
     if self._last_step // self._every == last_step // self._every:
       return
+    # After the last batch Keras sets the weights to averages.
     self._is_due = _averages(self._estimator.optimizer) and (
       (self._epoch + 1, batch + 1)
       == (self.params['epochs'], self.params['steps'])
@@ -330,7 +332,7 @@ class Checkpoints(keras.callbacks.Callback):
       self.save()
 
   def on_train_end(self, logs=None):
-    """Keras hook: an optimizer with `use_ema` has just set the weights."""
+    """Keras hook: saves weights that Keras has changed since the last batch."""
     saved_step = self._newest and _number(self._newest)[0]
     if self._is_due or saved_step == self.step:
       self.save()
