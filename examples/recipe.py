@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
 
 import image_data
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+from tfp_realnvp import checkpoints
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -132,12 +135,13 @@ def load_trained(model_dir):
     raise SystemExit(
       f'--model_dir={model_dir} holds no training run: {error}'
     ) from error
-  path = tf.train.latest_checkpoint(
-    model_dir / 'final'
-  ) or tf.train.latest_checkpoint(model_dir)
-  if path is None:
-    raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
-  distribution, preset = build_distribution(**flags)
-  checkpoint = tf.train.Checkpoint(distribution=distribution)
-  checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
+  with checkpoints.without_wildcards(model_dir) as directory:
+    path = tf.train.latest_checkpoint(
+      os.path.join(directory, 'final')
+    ) or tf.train.latest_checkpoint(directory)
+    if path is None:
+      raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
+    distribution, preset = build_distribution(**flags)
+    checkpoint = tf.train.Checkpoint(distribution=distribution)
+    checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
   return distribution, preset, flags

@@ -13,20 +13,24 @@ Writes to --model_dir: checkpoints, metrics.csv, TensorBoard summaries, a
 picture of samples beside real images every --evaluate_every steps, and the
 flags it was started with. Stopped anywhere and started again on the same
 directory it goes on where it stopped, to the same weights; on a CPU to the bit,
-with --deterministic. At the end it re-estimates the moving statistics of batch
-normalization, into final/.
+with --deterministic. On Ctrl-C, SIGTERM and SIGHUP it saves first, after the
+step that it is taking, and exits with status 130, 143 and 129. At the end it
+re-estimates the moving statistics of batch normalization, into final/.
 
 On several devices: --distribute=mirrored (all GPUs of a machine), multi_worker
 (started once for each worker, with TF_CONFIG set) or tpu. --batch_size is that
-of all together.
+of all together. Several workers save every --checkpoint_every steps, but not
+when one of them is stopped: saving takes all of them, at the same step.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
 import pathlib
+import signal
 import time
 
 from absl import app
@@ -218,6 +222,52 @@ def build_model():
   return model
 
 
+class StopOnSignal(keras.callbacks.Callback):
+  """Ends the program on Ctrl-C, SIGTERM and SIGHUP.
+
+  Inside `deferred` it ends later: `fit` after the step that it is taking.
+  Further signals do not shorten that, as some are sent twice. Signals that the
+  program was started to ignore, such as SIGHUP by `nohup`, are ignored.
+
+  Attributes:
+    signal: The first signal that came, or `None`.
+    saved_step: `int`, the step up to which nothing will be lost, or `None`.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self.signal = None
+    self.saved_step = None
+    self._is_deferred = False
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Not all systems have all.
+      number = getattr(signal, name, None)
+      if number and signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, self._receive)
+
+  def _receive(self, number, frame):
+    self.signal = self.signal or signal.Signals(number)
+    if not self._is_deferred:
+      self._exit()
+
+  def _exit(self):
+    raise SystemExit(128 + self.signal)
+
+  @contextlib.contextmanager
+  def deferred(self):
+    """A context whose end a signal waits for."""
+    self._is_deferred = True
+    try:
+      yield
+    finally:
+      self._is_deferred = False
+    if self.signal:
+      self._exit()
+
+  def on_train_batch_end(self, batch, logs=None):
+    if self.signal:
+      self.model.stop_training = True
+
+
 class Cooldown(keras.callbacks.Callback):
   """Lets the learning rate fall linearly to 0 over the last steps."""
 
@@ -343,7 +393,7 @@ def evaluate(model, images, limit=-1):
   return {f'test_{name}': value for name, value in metrics.items()}
 
 
-def train(model, images, checkpoints, reports):
+def train(model, images, checkpoints, reports, stop):
   """Trains up to --num_steps, with a report every --evaluate_every."""
   every, end = FLAGS.evaluate_every, FLAGS.num_steps
   cooldown = Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
@@ -358,16 +408,20 @@ def train(model, images, checkpoints, reports):
     if step >= end:
       return
     until = min((step // every + 1) * every, end)
-    model.fit(
-      images.training_batches(FLAGS.batch_size, FLAGS.seed, start=step),
-      steps_per_epoch=until - step,
-      shuffle=False,
-      callbacks=[cooldown, checkpoints],
-    )
-    checkpoints.save()
+    with stop.deferred():
+      model.fit(
+        images.training_batches(FLAGS.batch_size, FLAGS.seed, start=step),
+        steps_per_epoch=until - step,
+        shuffle=False,
+        callbacks=[cooldown, checkpoints, stop],
+      )
+      # The other workers may be at another step, and would be waited for.
+      if not (stop.signal and FLAGS.distribute == 'multi_worker'):
+        checkpoints.save()
+        stop.saved_step = checkpoints.step
 
 
-def finish(model, images, checkpoints):
+def finish(model, images, checkpoints, stop):
   """Re-estimates statistics, saves the model, and tells how good it is."""
   trained = evaluate(model, images)
   batch_size = min(256, images.num_train)
@@ -375,7 +429,8 @@ def finish(model, images, checkpoints):
   model.reestimate_statistics(images.batches('train', batch_size, limit))
   metrics = evaluate(model, images)
   model_dir = pathlib.Path(FLAGS.model_dir)
-  tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
+  with stop.deferred():
+    tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
   baseline = histogram_bits_per_dim(
     images.arrays('train', _NUM_COUNTED)[0],
     images.arrays('test', _NUM_COUNTED)[0],
@@ -398,6 +453,23 @@ def finish(model, images, checkpoints):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
+  stop = StopOnSignal()
+  try:
+    run(stop)
+  finally:
+    if stop.signal:
+      saved = (
+        'Nothing' if stop.saved_step is None else f'Step {stop.saved_step}'
+      )
+      print(f'Stopped by {stop.signal.name}. {saved} is saved.')
+
+
+def run(stop):
+  """Does what the flags say.
+
+  Args:
+    stop: `StopOnSignal`.
+  """
   set_defaults()
   strategy = STRATEGIES[FLAGS.distribute]()
   keras.utils.set_random_seed(FLAGS.seed)
@@ -420,13 +492,11 @@ def main(argv):
     model, model_dir, FLAGS.checkpoint_every
   )
   try:
-    checkpoints.restore(epoch_steps=FLAGS.evaluate_every)
+    if checkpoints.restore(epoch_steps=FLAGS.evaluate_every):
+      stop.saved_step = checkpoints.step
     reports = Reports(model_dir, checkpoints.step, checkpoints.is_chief)
-    train(model, images, checkpoints, reports)
-    finish(model, images, checkpoints)
-  except KeyboardInterrupt:
-    checkpoints.save()
-    print(f'Stopped at step {checkpoints.step}, and saved.')
+    train(model, images, checkpoints, reports, stop)
+    finish(model, images, checkpoints, stop)
   except tf.errors.OpError as error:
     if 'IteratorGetNext' not in str(error):
       raise

@@ -1,9 +1,13 @@
 """Checks the models that examples share."""
 
+import json
+
 import numpy as np
 import pytest
 import recipe
 import tensorflow as tf
+
+import tfp_realnvp
 
 _SMALL = {'num_blocks': 1, 'hidden_channels': 2}
 
@@ -76,3 +80,19 @@ def test_directory_without_a_run_is_named(tmp_path):
   (tmp_path / 'flags.json').write_text('{"dataset": "digits"}')
   with pytest.raises(SystemExit, match='holds no checkpoint'):
     recipe.load_trained(tmp_path)
+
+
+@pytest.mark.parametrize('place', ['', 'final'])
+def test_run_is_loaded_from_a_directory_of_any_name(place, tmp_path):
+  model_dir = tmp_path / 'run[1]*'
+  flags = {'dataset': 'digits', 'num_scales': 1, **_SMALL}
+  model = tfp_realnvp.DensityEstimator(recipe.build_distribution(**flags)[0])
+  model.compile()
+  tfp_realnvp.Checkpoints(model, model_dir / place).save()
+  (model_dir / 'flags.json').write_text(json.dumps(flags))
+  distribution, _, found = recipe.load_trained(model_dir)
+  assert found == flags
+  for variable, saved in zip(
+    distribution.variables, model.distribution.variables, strict=True
+  ):
+    np.testing.assert_array_equal(variable, saved)

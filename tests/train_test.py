@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,46 +51,118 @@ def test_histogram_baseline_by_hand():
   np.testing.assert_allclose(value, expected)
 
 
-def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
-  flags = _digits(tmp_path, '--num_steps=8', '--checkpoint_every=1000')
-  process = subprocess.Popen(
-    _command(*flags, '--num_steps=100000'),
+@pytest.fixture
+def stop():
+  """`StopOnSignal` of a process that ignores none of its signals."""
+  numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+  before = [signal.signal(n, signal.default_int_handler) for n in numbers]
+  yield train.StopOnSignal()
+  for number, handler in zip(numbers, before):
+    signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+  'number, status',
+  [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_signals_end_the_program_with_their_status(number, status, stop):
+  with pytest.raises(SystemExit) as ended:
+    signal.raise_signal(number)
+  assert ended.value.code == status
+  assert stop.signal == number
+
+
+def test_signals_wait_for_what_must_not_be_interrupted(stop):
+  done = []
+  with pytest.raises(SystemExit) as ended:
+    with stop.deferred():
+      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGTERM)  # As schedulers do.
+      signal.raise_signal(signal.SIGINT)
+      done.append(True)
+  assert done
+  assert ended.value.code == 143
+
+
+def test_signals_that_are_ignored_stay_ignored(stop):
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  again = train.StopOnSignal()
+  signal.raise_signal(signal.SIGHUP)
+  assert again.signal is None
+  with pytest.raises(SystemExit):
+    signal.raise_signal(signal.SIGTERM)
+
+
+# Python treats Ctrl-C as the process that starts it does: a script in the
+# background ignores it.
+_WITH_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.{handler})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def _begin(*flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
+  """Starts a run that treats Ctrl-C as said, however the tests do."""
+  program = _WITH_SIGINT.format(handler=sigint)
+  return subprocess.Popen(
+    [sys.executable, '-c', program, *_command(*flags)],
     cwd=program_testing.ROOT,
     env=program_testing.environment(),
-    stdout=subprocess.PIPE,
+    stdout=output,
     stderr=subprocess.STDOUT,
     text=True,
   )
+
+
+def _stop_at(path, number, *flags, sigint='SIG_DFL'):
+  """Starts a run and sends a signal when it has written a file.
+
+  Args:
+    path: `pathlib.Path`.
+    number: The signal.
+    *flags: The command line.
+    sigint: What the run does about Ctrl-C, when it starts.
+
+  Returns:
+    The exit status, what was printed, and the step that was saved.
+  """
+  process = _begin(*flags, sigint=sigint, output=subprocess.PIPE)
   deadline = time.time() + 300
-  while not list(tmp_path.glob('samples-*.png')) and time.time() < deadline:
-    time.sleep(0.1)
-  process.send_signal(signal.SIGINT)
   try:
+    while not path.exists() and process.poll() is None:
+      assert time.time() < deadline
+      time.sleep(0.01)
+    if sigint == 'SIG_IGN':
+      process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    process.send_signal(number)  # As schedulers do.
     output, _ = process.communicate(timeout=120)
   finally:
     process.kill()
-  assert process.returncode == 0, output[-3000:]
-  assert 'and saved' in output
-  step = int(output.split('Stopped at step ')[1].split(',')[0])
+  name = signal.Signals(number).name
+  told = re.search(rf'Stopped by {name}\. Step (\d+) is saved\.', output)
+  assert told, output[-3000:]
+  return process.returncode, output, int(told[1])
+
+
+def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
+  flags = _digits(tmp_path, '--checkpoint_every=1000')
+  # The first evaluation has begun.
+  path = tmp_path / 'ckpt-4.index'
+  status, output, step = _stop_at(
+    path, signal.SIGINT, *flags, '--num_steps=100000'
+  )
+  assert status == 130
+  assert 'Traceback' not in output
   assert step >= 4
-  (newest,) = [tf.train.latest_checkpoint(tmp_path)]
-  assert newest.endswith(f'ckpt-{step}')
+  assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
 
   output = _run(*flags, f'--num_steps={step + 5}')
   assert f'Step {step + 5}: test bits/dim' in output
   steps = [int(row['step']) for row in _rows(tmp_path)]
   assert steps == sorted(set(steps))
   assert steps[-1] == step + 5
-
-
-def _begin(*flags):
-  return subprocess.Popen(
-    _command(*flags),
-    cwd=program_testing.ROOT,
-    env=program_testing.environment(),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
 
 
 def _variables(path):
@@ -116,40 +189,72 @@ def _kill(process, model_dir, in_write, delay):
   return bool(list(model_dir.glob('ckpt-*temp*')))
 
 
-def test_run_killed_anywhere_ends_in_the_same_weights(tmp_path):
-  # NUM_KILLS=20 takes about ten minutes.
-  num_kills = int(os.environ.get('NUM_KILLS', 1))
-  flags = [
-    f'--num_steps={20 + 10 * num_kills}',
-    '--checkpoint_every=2',
-    '--deterministic',
-  ]
-  undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'
-  _run(*_digits(undisturbed, *flags))
-  rng = np.random.default_rng(num_kills)
-  in_write = 0
-  for i in range(num_kills):
-    process = _begin(*_digits(killed, *flags))
-    in_write += _kill(process, killed, i % 2 == 0, rng.uniform(0, 1.5))
-    assert process.returncode == -signal.SIGKILL
-  output = _run(*_digits(killed, *flags))
-  assert 'Going on from step' in output
-  print(f'{num_kills} kills, {in_write} of them during a write.')
-  assert not list(killed.glob('ckpt-*temp*'))
+# NUM_KILLS=20 takes about ten minutes.
+_NUM_KILLS = int(os.environ.get('NUM_KILLS', 1))
+_NUM_STEPS = 20 + 10 * _NUM_KILLS
+_DETERMINISTIC = [
+  f'--num_steps={_NUM_STEPS}',
+  '--checkpoint_every=2',
+  '--deterministic',
+]
 
-  assert tf.train.latest_checkpoint(killed).endswith(flags[0].split('=')[1])
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+  """The directory of a run that was never stopped."""
+  model_dir = tmp_path_factory.mktemp('undisturbed')
+  _run(*_digits(model_dir, *_DETERMINISTIC))
+  return model_dir
+
+
+def _assert_same(model_dir, undisturbed):
+  """Asserts that a run has ended in the same weights, with the same reports."""
+  assert tf.train.latest_checkpoint(model_dir).endswith(f'-{_NUM_STEPS}')
   for place in ('', 'final'):
     expected, found = (
       _variables(tf.train.latest_checkpoint(run / place))
-      for run in (undisturbed, killed)
+      for run in (undisturbed, model_dir)
     )
     assert set(found) == set(expected)
     for name, value in expected.items():
       np.testing.assert_array_equal(found[name], value, err_msg=name)
-  expected, found = _rows(undisturbed), _rows(killed)
+  expected, found = _rows(undisturbed), _rows(model_dir)
   for row in expected + found:
     del row['seconds']
   assert found == expected
+
+
+def test_run_killed_anywhere_ends_in_the_same_weights(undisturbed, tmp_path):
+  rng = np.random.default_rng(_NUM_KILLS)
+  in_write = 0
+  for i in range(_NUM_KILLS):
+    process = _begin(*_digits(tmp_path, *_DETERMINISTIC))
+    in_write += _kill(process, tmp_path, i % 2 == 0, rng.uniform(0, 1.5))
+    assert process.returncode == -signal.SIGKILL
+  output = _run(*_digits(tmp_path, *_DETERMINISTIC))
+  assert 'Going on from step' in output
+  print(f'{_NUM_KILLS} kills, {in_write} of them during a write.')
+  assert not list(tmp_path.glob('ckpt-*temp*'))
+  _assert_same(tmp_path, undisturbed)
+
+
+def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
+  flags = _digits(tmp_path, *_DETERMINISTIC)
+  status, output, step = _stop_at(
+    tmp_path / 'ckpt-2.index', signal.SIGTERM, *flags, sigint='SIG_IGN'
+  )
+  assert status == 143
+  assert 'Traceback' not in output
+  assert 2 <= step < _NUM_STEPS
+  assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
+  # Once more, when the run has all but finished.
+  status, output, step = _stop_at(
+    train.samples_path(tmp_path, _NUM_STEPS), signal.SIGTERM, *flags
+  )
+  assert status == 143
+  assert step == _NUM_STEPS
+  assert 'test bits/dim' in _run(*flags)
+  _assert_same(tmp_path, undisturbed)
 
 
 def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):

@@ -196,8 +196,16 @@ class DensityEstimator(keras.Model):
     self._max_skipped_in_a_row = max_skipped_in_a_row
     self._trained = None  # Ids of the variables that `train_function` trains.
     self._seed_generator = keras.random.SeedGenerator(seed)
-    # Of training, of evaluation, and of re-estimating statistics.
-    self._seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
+    self._seed = seed
+    # For training, for evaluation, and for re-estimating statistics. GPUs have
+    # no int32 variables; the noise is the same.
+    seeds = tfp.random.split_seed(network.stateless_seed(seed), n=3)
+    self._seeds = tf.Variable(
+      tf.cast(seeds, tf.int64),
+      trainable=False,
+      name='seeds',
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
     counter = lambda name: tf.Variable(
       tf.zeros([], tf.int64),
       trainable=False,
@@ -227,6 +235,16 @@ class DensityEstimator(keras.Model):
     """What training counts, as a tuple of `tf.Variable`s; `step` is first."""
     return self._step, self._skipped_in_a_row
 
+  @property
+  def seed(self):
+    """The `seed` that the model was given; `None` draws one at random."""
+    return self._seed
+
+  @property
+  def seeds(self):
+    """`tf.Variable`: what the noise follows from, together with `step`."""
+    return self._seeds
+
   # The model's variables are the distribution's, whatever it is made of.
 
   @property
@@ -251,14 +269,16 @@ class DensityEstimator(keras.Model):
     return [self._loss, self._bits_per_dim, self._non_finite]
 
   def save_own_variables(self, store):
-    """Keras hook: writes the distribution's variables."""
+    """Keras hook: writes the distribution's variables, and `step`."""
     for i, variable in enumerate(self.variables):
       store[str(i)] = variable.numpy()
+    store['step'] = self.step.numpy()
 
   def load_own_variables(self, store):
     """Keras hook: reads what `save_own_variables` wrote."""
     shapes = [tuple(variable.shape) for variable in self.variables]
-    stored = [tuple(store[str(i)].shape) for i in range(len(store))]
+    has_step = 'step' in store  # Earlier versions did not write it.
+    stored = [tuple(store[str(i)].shape) for i in range(len(store) - has_step)]
     if shapes != stored:
       raise ValueError(
         f'The weights are those of another model: {len(stored)} variables were '
@@ -266,6 +286,8 @@ class DensityEstimator(keras.Model):
       )
     for i, variable in enumerate(self.variables):
       variable.assign(store[str(i)])
+    if has_step:
+      self.step.assign(store['step'])
 
   def compile(self, optimizer='adam', jit_compile=False, **kwargs):
     """Configures the model for training; see `keras.Model.compile`.
@@ -392,7 +414,10 @@ class DensityEstimator(keras.Model):
     # After too many in a row, nothing more happens until Keras looks.
     skipped = ~finite | (self._skipped_in_a_row >= self._max_skipped_in_a_row)
     self._apply_or_undo(~skipped & (total_weight > 0), gradients, before)
-    self.step.assign_add(1)
+    # In a graph, this would also run when there is no batch left to read.
+    with tf.control_dependencies([finite]):
+      one = tf.ones([], self.step.dtype)
+    self.step.assign_add(one)
     self._skipped_in_a_row.assign(
       tf.where(skipped, self._skipped_in_a_row + 1, tf.zeros_like(self._step))
     )
