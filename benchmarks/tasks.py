@@ -49,6 +49,7 @@ def _images(batch_size, image_size):
 
 
 def _distribution(architecture, **options):
+  import tensorflow as tf
   import tensorflow_probability as tfp
 
   import tfp_realnvp
@@ -57,8 +58,9 @@ def _distribution(architecture, **options):
   size = options.pop('image_size')
   shape = (size, size, 3)
   flow = tfp_realnvp.RealNVPChain(shape, seed=0, **options)
+  zero, one = tf.zeros([], flow.dtype), tf.ones([], flow.dtype)
   base = tfp.distributions.Sample(
-    tfp.distributions.Normal(0.0, 1.0), sample_shape=shape
+    tfp.distributions.Normal(zero, one), sample_shape=shape
   )
   return tfp.distributions.TransformedDistribution(base, flow)
 

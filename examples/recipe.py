@@ -68,13 +68,16 @@ def build_distribution(
     kwargs['condition_size'] = preset.condition_size
   distribution = preset.distribution(**kwargs)
   base = PRIORS[prior](distribution.bijector, preset.image_shape)
-  return tfd.TransformedDistribution(base, distribution.bijector), preset
+  distribution = tfd.TransformedDistribution(
+    base, distribution.bijector, validate_args=distribution.validate_args
+  )
+  return distribution, preset
 
 
 def standard_prior(flow, image_shape):
   """Returns the standard normal distribution of latents."""
-  del flow
-  return tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=image_shape)
+  zero, one = tf.zeros([], flow.dtype), tf.ones([], flow.dtype)
+  return tfd.Sample(tfd.Normal(zero, one), sample_shape=image_shape)
 
 
 def learned_prior(flow, image_shape):
@@ -86,7 +89,9 @@ def learned_prior(flow, image_shape):
     flow: `RealNVPChain`.
     image_shape: `(H, W, C)`.
   """
-  shapes = [z.shape for z in flow.split_latents(tf.zeros(image_shape))]
+  shapes = [
+    z.shape for z in flow.split_latents(tf.zeros(image_shape, flow.dtype))
+  ]
   channels = [shape[-1] for shape in shapes]
 
   def place(values):
@@ -96,9 +101,9 @@ def learned_prior(flow, image_shape):
       [tf.broadcast_to(v, shape) for v, shape in zip(values, shapes)]
     )
 
-  loc = tf.Variable(tf.zeros(sum(channels)), name='loc')
+  loc = tf.Variable(tf.zeros(sum(channels), flow.dtype), name='loc')
   scale = tfp.util.TransformedVariable(
-    tf.ones(sum(channels)), tfb.Softplus(), name='scale'
+    tf.ones(sum(channels), flow.dtype), tfb.Softplus(), name='scale'
   )
   loc, scale = (
     tfp.util.DeferredTensor(variable, place, shape=image_shape)

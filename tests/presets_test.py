@@ -6,9 +6,13 @@ import keras
 import numpy as np
 import pytest
 import recipe
+import tensorflow as tf
 import tensorflow_datasets as tfds
+import tensorflow_probability as tfp
 
 import tfp_realnvp
+
+tfd = tfp.distributions
 
 # From section 4.1 of the paper, by hand: scales, blocks, channels; data set;
 # size of the images; crop, smallest side, flips; lagged statistics (appendix
@@ -62,6 +66,100 @@ def test_preset_is_the_papers(name):
 def test_unknown_name():
   with pytest.raises(ValueError, match="`name` must be .*cifar10.* 'mnist'"):
     tfp_realnvp.preset('mnist')
+
+
+# A preset with little to compute.
+_SMALL = tfp_realnvp.Preset(
+  image_shape=(4, 4, 1),
+  num_levels=17,
+  num_scales=1,
+  num_blocks=1,
+  hidden_channels=2,
+)
+
+
+@pytest.mark.parametrize('value', [17.0, 300.0, -1.0, np.nan])
+def test_validate_args_checks_that_pixels_are_on_range(value):
+  x = np.full([2, 4, 4, 1], 3.0, np.float32)
+  x[1, 2, 3, 0] = value
+  dist = _SMALL.distribution(validate_args=True, seed=0)
+  assert np.isfinite(dist.log_prob(x[:1]))
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r'must be pixels on \[0, 17\)'
+  ):
+    dist.log_prob(x)
+
+
+def test_distribution_in_float64():
+  dist = _SMALL.distribution(dtype=tf.float64, seed=0)
+  assert dist.dtype == tf.float64
+  x = np.random.default_rng(0).uniform(0, 17, [3, 4, 4, 1])
+  log_prob = dist.log_prob(x)
+  assert log_prob.dtype == tf.float64
+  single = _SMALL.distribution(seed=0)
+  for target, source in zip(single.variables, dist.variables):
+    target.assign(tf.cast(source, target.dtype))
+  np.testing.assert_allclose(
+    single.log_prob(x.astype(np.float32)), log_prob, rtol=1e-5
+  )
+  assert dist.sample(2, seed=1).dtype == tf.float64
+
+
+def test_distribution_errors():
+  for kwargs, error, message in (
+    ({'num_scales': 2}, TypeError, '`num_scales` .* preset, .*replace.* 2'),
+    ({'event_shape': (8, 8, 1)}, TypeError, '`event_shape` follows from'),
+    ({'logit_transform': None}, TypeError, '`logit_transform` .* got None'),
+    ({'num_levels': 8}, TypeError, 'num_levels'),
+    (
+      {'base': tfd.Normal(0.0, 1.0)},
+      ValueError,
+      r'`base` must .* event_shape=\[\]',
+    ),
+    ({'base': 1}, TypeError, '`base` must be a tfd.Distribution, got 1'),
+    (
+      {
+        'base': tfd.Sample(tfd.Normal(0.0, 1.0), (4, 4, 1)),
+        'dtype': tf.float64,
+      },
+      ValueError,
+      '`base` must .* float64 .*dtype=float32',
+    ),
+  ):
+    with pytest.raises(error, match=message):
+      _SMALL.distribution(**kwargs)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'image_shape': (4, 4)}, r'`image_shape` must be \(H, W, C\).*\(4, 4\)'),
+    ({'image_shape': (4, None, 1)}, '`image_shape` must be .*None'),
+    ({'image_shape': 4}, '`image_shape` must be .* got 4'),
+    ({'num_levels': 1.5}, '`num_levels` must be an int .* got 1.5'),
+    ({'num_scales': 0}, '`num_scales` must be an int .* or None, got 0'),
+    ({'num_blocks': None}, '`num_blocks` must be an int .* got None'),
+    ({'hidden_channels': 0}, '`hidden_channels` must be an int .* got 0'),
+    ({'batch_size': 0}, '`batch_size` must be an int .* got 0'),
+    ({'center_crop': -1}, '`center_crop` must be an int .* got -1'),
+    ({'smallest_side': 64.0}, '`smallest_side` must be an int .* got 64.0'),
+    ({'learning_rate': -1.0}, '`learning_rate` must be .* 0, got -1.0'),
+    ({'learning_rate': np.nan}, '`learning_rate` must be .* 0, got nan'),
+    ({'clip_norm': None}, '`clip_norm` must be .* 0, got None'),
+    ({'l2_coefficient': -1.0}, '`l2_coefficient` must be .* 0, got -1.0'),
+    (
+      {'condition_size': 3},
+      '`condition_feature` and `condition_size` .* got None and 3',
+    ),
+    (
+      {'condition_feature': 'label'},
+      "`condition_feature` and `condition_size` .* got 'label' and None",
+    ),
+  ],
+)
+def test_field_errors(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(_SMALL, **changes)
 
 
 def _narrow(preset):

@@ -109,6 +109,16 @@ def test_scale_parameters_are_the_magnitudes():
   assert size == 4 * (1 + 2 + 2 * 2 + 3 * 2)
 
 
+def test_scale_parameters_of_nested_chains_count_once():
+  inner = tfp_realnvp.RealNVPChain((4,), num_couplings=2, num_blocks=1)
+  middle = tfp_realnvp.RealNVPChain((4,), bijectors=[inner])
+  outer = tfp_realnvp.RealNVPChain((4,), bijectors=[middle])
+  expected = [id(v) for v in inner.scale_parameters]
+  assert len(expected) == len(set(expected)) > 0
+  for flow in (middle, outer, outer.copy(name='copy')):
+    assert [id(v) for v in flow.scale_parameters] == expected
+
+
 @pytest.mark.parametrize(
   'kwargs', [CIFAR10, IMAGENET32], ids=['cifar', 'imagenet']
 )

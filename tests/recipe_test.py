@@ -50,6 +50,20 @@ def test_learned_prior_by_hand(num_scales):
       )
 
 
+@pytest.mark.parametrize('prior', ['standard', 'learned'])
+def test_dtype_and_validate_args_reach_every_part(prior):
+  distribution, _ = recipe.build_distribution(
+    'digits', prior=prior, dtype=tf.float64, validate_args=True, **_SMALL
+  )
+  x = np.full([2, 8, 8, 1], 16.5)
+  assert distribution.log_prob(x).dtype == tf.float64
+  assert {v.dtype for v in distribution.trainable_variables} == {tf.float64}
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r'must be pixels on \[0, 17\)'
+  ):
+    distribution.log_prob(x + 1)
+
+
 def test_learned_prior_is_trained_and_saved_along(tmp_path):
   build = lambda: recipe.build_distribution(
     'digits', prior='learned', num_scales=1, **_SMALL

@@ -298,6 +298,80 @@ def test_a_base_with_a_mean_and_variables(tmp_path):
   np.testing.assert_allclose(whole, dist.sample(2, seed=[0, 1]), rtol=1e-5)
 
 
+def _reshaped_latents():
+  base = tfd.MultivariateNormalDiag(tf.range(32.0) / 8, 1 + tf.range(32.0) / 32)
+  return base, tfb.Chain([_flow(num_scales=1), tfb.Reshape(SHAPE, [32])])
+
+
+def _reshaped_latents_of_unknown_shape():
+  base = flow_testing.isotropic_normal((32,))
+  return base, tfb.Chain([_flow(num_scales=1), tfb.Reshape(SHAPE)])
+
+
+def _reshaped_data():
+  base = flow_testing.isotropic_normal(SHAPE)
+  return base, tfb.Chain([tfb.Reshape([32], SHAPE), _flow(num_scales=1)])
+
+
+def _inverted_reshape():
+  base = flow_testing.isotropic_normal((8, 4))
+  bijectors = [_flow(num_scales=1), tfb.Invert(tfb.Reshape([8, 4], SHAPE))]
+  return base, tfb.Chain(bijectors)
+
+
+@pytest.mark.parametrize(
+  'build',
+  [
+    _reshaped_latents,
+    _reshaped_latents_of_unknown_shape,
+    _reshaped_data,
+    _inverted_reshape,
+  ],
+)
+def test_a_base_of_another_event_shape(build, tmp_path):
+  base, bijector = build()
+  dist = tfd.TransformedDistribution(base, flow_testing.randomize(bijector))
+  model = Served(tmp_path, dist)
+  images = _images(3).reshape([3, *dist.event_shape])
+  np.testing.assert_allclose(
+    model('log_prob', images=images)['log_prob'],
+    _log_prob(model, images),
+    rtol=1e-5,
+  )
+  latents = model('encode', images=images)['latents']
+  assert latents.shape == (3, *base.event_shape)
+  np.testing.assert_allclose(
+    latents, bijector.inverse(images + np.float32(0.5)), atol=1e-4
+  )
+  np.testing.assert_array_equal(
+    model('decode', latents=latents)['images'], images
+  )
+  samples = model('sample', number=5, temperature=1.0, seed=2)['images']
+  assert samples.shape == (5, *dist.event_shape)
+  assert np.mean(samples != _round(dist.sample(5, seed=[0, 2]))) < 0.03
+  mean = model('sample', number=1, temperature=0.0, seed=2)['images']
+  np.testing.assert_array_equal(
+    mean, _round(bijector.forward(base.mean()[np.newaxis]))
+  )
+
+
+@pytest.mark.parametrize('num_levels', [2**31, 2**40])
+def test_levels_up_to_the_precision_of_the_flow(num_levels, tmp_path):
+  logit = tfp_realnvp.LogitTransform(num_levels, dtype=tf.float64)
+  dist = _distribution((2,), tfb.Invert(logit), tf.float64)
+  model = Served(tmp_path, dist, num_levels=num_levels)
+  dtype = np.int32 if num_levels == 2**31 else np.int64
+  images = np.array([[0, num_levels - 1], [5, num_levels // 3]], dtype)
+  latents = model('encode', images=images)['latents']
+  back = model('decode', latents=latents)['images']
+  assert back.dtype == dtype
+  np.testing.assert_array_equal(back, images)
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r'`images` must be on .*got\] \[-1\]'
+  ):
+    model('log_prob', images=np.array([[5, -1]], dtype))
+
+
 def test_levels_beyond_8_bits(tmp_path):
   bijector = tfb.Invert(tfp_realnvp.LogitTransform(1000))
   model = Served(tmp_path, _distribution((2,), bijector), num_levels=1000)
@@ -766,6 +840,12 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
     ({'condition_size': -1}, '`condition_size` must be .* got -1'),
     ({'num_levels': None, 'num_draws': 2}, '`num_draws` is for pixels.*got 2'),
     ({'condition_size': 2}, '`condition_size` is for conditional flows only'),
+    ({'seed': 3}, '`seed` is for `num_draws` only, got 3'),
+    ({'max_samples': 2**31}, '`max_samples` must fit int32, got 2147483648'),
+    (
+      {'num_levels': 2**22},
+      '`num_levels` must be at most 2097152 for pixels in float32: .*4194304',
+    ),
   ):
     with pytest.raises(ValueError, match=message):
       saved_model.export_saved_model(dist, path, **kwargs)
@@ -782,6 +862,21 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   )
   with pytest.raises(ValueError, match='`condition_size` is for .* got 2'):
     saved_model.export_saved_model(vector, path, condition_size=2)
+  parts = [flow_testing.isotropic_normal((1,))] * 2
+  joint = tfd.JointDistributionSequential(parts)
+  joint = tfd.TransformedDistribution(joint, tfb.Invert(tfb.Split([1, 1])))
+  with pytest.raises(ValueError, match=r'base .* one tensor, got \[Tensor'):
+    saved_model.export_saved_model(joint, path)
+  pair = tfd.TransformedDistribution(
+    tfd.Sample(tfd.Normal(0.0, 1.0), 2), tfb.Split(2)
+  )
+  with pytest.raises(ValueError, match='known event shape of one .*Tensor'):
+    saved_model.export_saved_model(pair, path)
+  without_mean = tfd.TransformedDistribution(
+    tfd.Cauchy(tf.zeros([]), 1.0), tfb.Identity()
+  )
+  with pytest.raises(ValueError, match='base .* finite mean, .*Cauchy.* nan'):
+    saved_model.export_saved_model(without_mean, path, num_levels=None)
   assert not path.exists()
 
 

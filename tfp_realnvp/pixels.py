@@ -3,14 +3,39 @@
 import numpy as np
 import tensorflow as tf
 
-__all__ = ['assert_on_range', 'dequantize', 'is_on_range']
+__all__ = [
+  'assert_on_range',
+  'check_num_levels',
+  'dequantize',
+  'is_on_range',
+]
+
+
+def check_num_levels(num_levels, dtype):
+  """Raises a `ValueError` if `dtype` cannot hold dequantized pixels.
+
+  The bits that the levels leave over hold the noise and the rounding errors of
+  the flow. With fewer than three of them, `LogitTransform` and its inverse miss
+  the level they started from. A deep flow rounds more and may need more bits.
+
+  Args:
+    num_levels: `int`, how many values a pixel can take.
+    dtype: Floating `tf.DType` of the flow.
+  """
+  one = dtype.as_numpy_dtype(1)
+  epsilon = float(np.nextafter(one, 2 * one) - one)
+  largest = round(0.25 / epsilon)
+  if num_levels > largest:
+    raise ValueError(
+      f'`num_levels` must be at most {largest} for pixels in {dtype.name}: '
+      'between more levels its precision leaves no room for noise; got '
+      f'{num_levels}.'
+    )
 
 
 def is_on_range(x, num_levels):
   """Which elements of `x` are pixels on `[0, num_levels)`; NaN is not."""
-  if x.dtype.is_integer and x.dtype.min == 0 and num_levels > x.dtype.max:
-    return tf.fill(tf.shape(x), True)
-  return (x >= 0) & (x < num_levels)
+  return (x >= 0) & (x <= _largest_pixel(num_levels, x.dtype))
 
 
 def assert_on_range(x, num_levels, name='x'):
@@ -52,5 +77,16 @@ def dequantize(x, noise, num_levels):
     `floor(x) + noise`, of the dtype of `noise`, on `[0, num_levels)`.
   """
   # Rounding may carry the sum to the next integer; the last one is outside.
-  largest = np.nextafter(noise.dtype.as_numpy_dtype(num_levels), 0)
+  largest = _largest_pixel(num_levels, noise.dtype)
   return tf.minimum(tf.floor(tf.cast(x, noise.dtype)) + noise, largest)
+
+
+def _largest_pixel(num_levels, dtype):
+  """Returns the largest value of `dtype` that is below `num_levels`.
+
+  `num_levels` itself may be beyond the dtype, as 256 is for int8.
+  """
+  if dtype.is_integer:
+    return min(num_levels - 1, dtype.max)
+  value = dtype.as_numpy_dtype(min(num_levels, float(dtype.max)))
+  return value if float(value) < num_levels else np.nextafter(value, 0)

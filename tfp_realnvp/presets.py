@@ -1,9 +1,12 @@
 """The paper's configuration for each of its data sets (section 4.1)."""
 
 import dataclasses
+import numbers
 
+import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import flow_bijector
 from tfp_realnvp import logit_transform
 from tfp_realnvp import real_nvp_chain
 
@@ -71,29 +74,85 @@ class Preset:
   clip_norm: float = 100.0
   bits_per_dim: float | None = None
 
-  def distribution(self, base=None, **kwargs):
+  def __post_init__(self):
+    shape = self.image_shape
+    if not isinstance(shape, (list, tuple)) or not (
+      len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+    ):
+      raise ValueError(
+        f'`image_shape` must be (H, W, C), ints of at least 1; got {shape!r}.'
+      )
+    for name in ('num_levels', 'num_blocks', 'hidden_channels', 'batch_size'):
+      flow_bijector.check_int(getattr(self, name), name)
+    for name in (
+      'condition_size',
+      'center_crop',
+      'smallest_side',
+      'num_scales',
+    ):
+      flow_bijector.check_int(getattr(self, name), name, optional=True)
+    for name in ('learning_rate', 'l2_coefficient', 'clip_norm'):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Real) or not value >= 0:
+        raise ValueError(f'`{name}` must be at least 0, got {value!r}.')
+    if (self.condition_feature is None) != (self.condition_size is None):
+      raise ValueError(
+        '`condition_feature` and `condition_size` must be given together, got '
+        f'{self.condition_feature!r} and {self.condition_size!r}.'
+      )
+
+  def distribution(
+    self, base=None, dtype=tf.float32, validate_args=False, **kwargs
+  ):
     """Builds the model: Real NVP with fresh weights.
 
     Args:
       base: `tfd.Distribution` over the latents, of event shape `image_shape`;
         by default a standard normal one.
-      **kwargs: Others of `RealNVPChain`, such as `seed`.
+      dtype: Dtype of pixels, latents and variables.
+      validate_args: Python `bool`, whether to check values at run time: an
+        element of `x` that is NaN or outside `[0, num_levels)` then raises
+        `InvalidArgumentError`.
+      **kwargs: Others of `RealNVPChain`, such as `seed` and `condition_size`.
 
     Returns:
       `tfd.TransformedDistribution` over pixels on `[0, num_levels)`.
+
+    Raises:
+      TypeError: If an argument follows from the preset, or `base` is not a
+        `tfd.Distribution`.
+      ValueError: If `base` has another event shape or dtype.
     """
+    dtype = tf.as_dtype(dtype)
+    architecture = {
+      'event_shape': self.image_shape,
+      'num_scales': self.num_scales,
+      'num_blocks': self.num_blocks,
+      'hidden_channels': self.hidden_channels,
+      'lagged_batch_norm': self.lagged_batch_norm,
+      'logit_transform': logit_transform.LogitTransform(
+        self.num_levels, validate_args=validate_args, dtype=dtype
+      ),
+    }
+    for name in architecture.keys() & kwargs.keys():
+      raise TypeError(
+        f'`{name}` follows from the fields of the preset, which '
+        f'`dataclasses.replace` changes; got {kwargs[name]!r}.'
+      )
     flow = real_nvp_chain.RealNVPChain(
-      self.image_shape,
-      num_scales=self.num_scales,
-      num_blocks=self.num_blocks,
-      hidden_channels=self.hidden_channels,
-      lagged_batch_norm=self.lagged_batch_norm,
-      logit_transform=logit_transform.LogitTransform(self.num_levels),
-      **kwargs,
+      **architecture, dtype=dtype, validate_args=validate_args, **kwargs
     )
     if base is None:
-      base = tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=self.image_shape)
-    return tfd.TransformedDistribution(base, flow)
+      zero, one = tf.zeros([], dtype), tf.ones([], dtype)
+      base = tfd.Sample(tfd.Normal(zero, one), sample_shape=self.image_shape)
+    if not isinstance(base, tfd.Distribution):
+      raise TypeError(f'`base` must be a tfd.Distribution, got {base!r}.')
+    if base.dtype != dtype or base.event_shape != self.image_shape:
+      raise ValueError(
+        f'`base` must have dtype {dtype.name} and event shape '
+        f'{self.image_shape}, got {base!r}.'
+      )
+    return tfd.TransformedDistribution(base, flow, validate_args=validate_args)
 
 
 def preset(name):

@@ -226,11 +226,11 @@ class RealNVPChain(flow_bijector.FlowBijector):
     Those of weight normalization and of the log-scales, as a tuple of
     `tf.Variable`s.
     """
-    return tuple(
-      itertools.chain.from_iterable(
-        getattr(module, 'scale_parameters', ()) for module in self.submodules
-      )
+    variables = itertools.chain.from_iterable(
+      getattr(module, 'scale_parameters', ()) for module in self.submodules
     )
+    # A chain within this one gives those of its networks again.
+    return tuple({id(variable): variable for variable in variables}.values())
 
   def copy(self, **override_parameters_kwargs):
     """Creates a copy that shares the variables.

@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -23,7 +24,7 @@ def export_saved_model(
   path,
   num_levels=256,
   num_draws=None,
-  seed=0,
+  seed=None,
   condition_size=None,
   max_samples=1024,
 ):
@@ -33,17 +34,20 @@ def export_saved_model(
 
   - `log_prob`, also the default: `images [N] + E` to `log_prob [N]`, in nats,
     and `bits_per_dim [N]`;
-  - `encode`: `images` to `latents [N] + E`, and for a `RealNVPChain` to
-    `latents_0`, `latents_1`, ... of each scale too, finest first;
+  - `encode`: `images` to `latents [N] + B`, where `B` is the event shape of the
+    base distribution, and for a `RealNVPChain` to `latents_0`, `latents_1`, ...
+    of each scale too, finest first;
   - `decode`: `latents` to `images`;
   - `sample`: scalars `number`, `temperature` and `seed` to `images`. What a
     latent deviates from the mean of the base distribution is multiplied by
     `temperature`. The same seed gives the same images.
 
-  Images are integers on `[0, num_levels)`, uint8 up to 256 levels, else int32.
+  Images are integers on `[0, num_levels)`: uint8 up to 256 levels, int32 up to
+  2^31, else int64.
   `encode`, and `log_prob` without `num_draws`, take them to the middle of their
   bins, `images + 1 / 2`; `decode` and `sample` round down, so that `decode`
-  undoes `encode`. With `num_draws = K`,
+  undoes `encode` if the flow's rounding errors are below half a level. With
+  `num_draws = K`,
 
       log_prob = log(1 / K sum_k p(images + u_k)),
 
@@ -66,15 +70,17 @@ def export_saved_model(
 
   Args:
     distribution: `tfd.TransformedDistribution` without batch dimensions and
-      with a fully known event shape. Its base distribution must have a mean.
+      with a fully known event shape. Its base distribution must have a mean and
+      a fully known event shape, which may differ from that of the data.
     path: Where to write to, nothing or an empty directory; for TensorFlow
       Serving `<base>/<version>`. It is there as a whole or not at all: it is
       written beside, and renamed.
     num_levels: `int`, how many values an integer pixel can take; `None` for
-      data that is continuous.
+      data that is continuous. At most 2^21 with a float32 distribution, 2^50
+      with a float64 one.
     num_draws: `int`, how many draws of dequantization noise `log_prob` takes
       the mean of, by as many passes; `None` for none.
-    seed: `int`, seed of that noise.
+    seed: `int`, seed of that noise, by default 0.
     condition_size: `int`, size `K` of the condition of a conditional flow.
       Every signature then takes `condition [N, K]` too, `sample` instead of
       `number`: it draws one event for each row.
@@ -95,11 +101,16 @@ def export_saved_model(
       '`distribution` must be a tfd.TransformedDistribution, got '
       f'{distribution!r}.'
     )
-  if not distribution.event_shape.is_fully_defined():
-    raise ValueError(
-      '`distribution` must have a fully known event shape, got '
-      f'{distribution.event_shape}.'
-    )
+  base = distribution.distribution
+  for owner, shape in (
+    ('`distribution`', distribution.event_shape),
+    ('the base of `distribution`', base.event_shape),
+  ):
+    if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
+      raise ValueError(
+        f'{owner} must have a fully known event shape of one tensor, got '
+        f'{shape}.'
+      )
   if distribution.batch_shape.rank != 0:
     raise ValueError(
       '`distribution` must have no batch dimensions, got batch shape '
@@ -119,9 +130,21 @@ def export_saved_model(
       f'`condition_size` is for conditional flows only, got {condition_size} '
       f'with {distribution.bijector!r}.'
     )
-  if num_levels is None and num_draws is not None:
+  if num_levels is not None:
+    pixels.check_num_levels(num_levels, distribution.dtype)
+  elif num_draws is not None:
     raise ValueError(
       f'`num_draws` is for pixels only, got {num_draws} with `num_levels` None.'
+    )
+  if num_draws is None and seed is not None:
+    raise ValueError(f'`seed` is for `num_draws` only, got {seed!r} without.')
+  if max_samples > tf.int32.max:
+    raise ValueError(f'`max_samples` must fit int32, got {max_samples}.')
+  mean = base.mean().numpy()
+  if not np.all(np.isfinite(mean)):
+    raise ValueError(
+      'the base of `distribution` must have a finite mean, got '
+      f'{base!r} with {mean}.'
     )
   target = os.path.abspath(path)
   if os.path.lexists(target) and not (
@@ -164,11 +187,12 @@ class _Server:
     if num_levels is None:
       self._data_dtype = distribution.dtype
     else:
-      self._data_dtype = tf.uint8 if num_levels <= 256 else tf.int32
+      dtypes = (tf.uint8, tf.int32, tf.int64)
+      self._data_dtype = next(d for d in dtypes if num_levels - 1 <= d.max)
     self.noise = num_draws and tf.Variable(
       tf.random.stateless_uniform(
         [num_draws, *distribution.event_shape],
-        network.stateless_seed(seed),
+        network.stateless_seed(0 if seed is None else seed),
         dtype=distribution.dtype,
       ),
       trainable=False,
@@ -178,6 +202,7 @@ class _Server:
   def signatures(self):
     """Traces every signature once; returns them by name."""
     events = [None, *self._distribution.event_shape]
+    latents = [None, *self._distribution.distribution.event_shape]
     dtype = self._distribution.dtype
     data = {self._data_name: tf.TensorSpec(events, self._data_dtype)}
     condition, number = {}, {'number': tf.TensorSpec([], tf.int32)}
@@ -188,7 +213,7 @@ class _Server:
     for function, specs in (
       (self.log_prob, data),
       (self.encode, data),
-      (self.decode, {'latents': tf.TensorSpec(events, dtype)}),
+      (self.decode, {'latents': tf.TensorSpec(latents, dtype)}),
       (
         self.sample,
         number
@@ -281,8 +306,8 @@ class _Server:
         if value.dtype.is_floating:
           finite = tf.math.is_finite(value)
           value = _check(value, finite, f'`{name}` must be finite')
-        elif name == 'images' and self._num_levels <= value.dtype.max:
-          on_range = (value >= 0) & (value < self._num_levels)
+        elif name == 'images' and self._num_levels != 256:  # All of uint8.
+          on_range = pixels.is_on_range(value, self._num_levels)
           message = f'`images` must be on [0, {self._num_levels})'
           value = _check(value, on_range, message)
         inputs[name] = value
