@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import flow_bijector
-from tfp_realnvp import moving_statistics
 from tfp_realnvp import network
 from tfp_realnvp import pixels
+from tfp_realnvp import reestimation
 
 tfd = tfp.distributions
 
@@ -305,40 +305,48 @@ class DensityEstimator(keras.Model):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.call(x, condition)
 
-  def reestimate_statistics(self, x, condition=None, batch_size=256):
+  def reestimate_statistics(self, x, condition=None, batch_size=None):
     """Sets the moving statistics to those of the weights as they are now.
 
     In training they trail behind the weights, and hold about
-    `1 / (1 - momentum)` batches. One pass over the data sets each to that of
-    all batches (Wu and Johnson, 2021), and changes nothing else.
+    `1 / (1 - momentum)` batches. One pass over the data in training mode sets
+    them to those of all rows; it normalizes each batch by the statistics of
+    that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
+    batches, from which training goes on.
+
+    Nothing else changes: moving statistics of Keras's `BatchNormalization`, the
+    state of `Dropout`, and other variables of your networks stay as they are.
+    After an error or an interrupt the moving statistics are what they were.
+    All rows count the same, whatever their sample weights are. A batch with a
+    statistic or a log-likelihood that is not finite is left out, with a
+    warning.
 
     Args:
       x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
         batches, `x` or `(x, condition)`.
       condition: `[N, K]`, for a conditional flow, where `x` is an array.
-      batch_size: `int`, of arrays; the larger, the nearer batches are to all.
+      batch_size: `int`, where `x` is an array; 256 by default. Larger batches
+        are closer to the statistics of the whole data set.
+
+    Raises:
+      TypeError: If `x` or `condition` is not of these types.
+      ValueError: If `x` has no rows or is an infinite data set, if another
+        argument does not fit `x`, or if the distribution has no moving
+        statistics.
+      FloatingPointError: If no batch is finite.
     """
-    if not isinstance(x, tf.data.Dataset):
-      x = x if condition is None else (x, condition)
-      x = tf.data.Dataset.from_tensor_slices(x)
-      # A small last batch would count as much as the others.
-      batch_size = min(batch_size, len(x))
-      x = x.batch(batch_size, drop_remainder=True)
-    strategy = self.distribute_strategy
+    reestimation.reestimate_statistics(
+      self.distribution,
+      self._statistics_step,
+      reestimation.as_dataset(x, condition, batch_size),
+      self.distribute_strategy,
+    )
 
-    @tf.function(reduce_retracing=True)
-    def step(data, seed):
-      strategy.run(self._statistics_step, (data, seed))
-
-    batches = strategy.experimental_distribute_dataset(x)
-    with moving_statistics.averaged_anew(self.distribution):
-      for i, batch in enumerate(batches):
-        step(batch, tf.random.fold_in(self._seeds[2], i))
-
-  def _statistics_step(self, data, seed):
+  def _statistics_step(self, data, index):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     x = self._assert_on_range(self._convert(x))
-    self._log_prob(x, condition, seed, training=True)
+    seed = tf.random.fold_in(self._seeds[2], index)
+    return self._log_prob(x, condition, seed, training=True)
 
   def _apply_or_undo(self, finite, gradients, before):
     """Applies gradients if they are finite, else takes back the statistics.

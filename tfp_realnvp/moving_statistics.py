@@ -1,6 +1,5 @@
 """Batch statistics and their moving averages, for all batch normalization."""
 
-import contextlib
 import numbers
 
 import tensorflow as tf
@@ -9,7 +8,6 @@ from tfp_realnvp import flow_bijector
 
 __all__ = [
   'MovingStatistics',
-  'averaged_anew',
   'batch_moments',
   'blend',
   'in_sync',
@@ -64,7 +62,6 @@ class MovingStatistics(tf.Module):
     super().__init__(name=name)
     self.momentum = momentum
     self.synchronized = synchronized
-    self._anew = False
     # Synchronized replicas move alike: no need for them to confer.
     aggregation = (
       tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -82,11 +79,8 @@ class MovingStatistics(tf.Module):
 
   def read(self):
     """Returns mean, variance, and the rate at which the next batch counts."""
-    if self._anew:
-      rate = 1 / (self.num_updates + 1)  # The limit, as `rho` goes to 1.
-    else:
-      momentum = tf.constant(self.momentum, self.mean.dtype)
-      rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
+    momentum = tf.constant(self.momentum, self.mean.dtype)
+    rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
   def update(self, mean, variance):
@@ -98,39 +92,15 @@ class MovingStatistics(tf.Module):
 
     Returns:
       The averages after the update, with gradients to `mean` and `variance`
-      alone; within `averaged_anew`, `mean` and `variance` themselves.
+      alone.
     """
     moving_mean, moving_variance, rate = self.read()
     moved_mean = blend(moving_mean, mean, rate)
     moved_variance = blend(moving_variance, variance, rate)
-    if self._anew:  # Of all batches together: the means differ, too.
-      between = moved_mean - moving_mean
-      moved_variance += tf.math.divide_no_nan(1 - rate, rate) * between**2
     self.mean.assign(moved_mean)
     self.variance.assign(moved_variance)
     self.num_updates.assign_add(1)
-    return (mean, variance) if self._anew else (moved_mean, moved_variance)
-
-
-@contextlib.contextmanager
-def averaged_anew(module):
-  """Sets moving statistics to those of all batches seen within.
-
-  What is traced within counts all batches alike, whatever the momentum is, and
-  normalizes each by its own statistics, lagged or not.
-
-  Args:
-    module: `tf.Module`, whose `MovingStatistics` start anew.
-  """
-  found = [m for m in module.submodules if isinstance(m, MovingStatistics)]
-  for statistics in found:
-    statistics.num_updates.assign(0)
-    statistics._anew = True
-  try:
-    yield
-  finally:
-    for statistics in found:
-      statistics._anew = False
+    return moved_mean, moved_variance
 
 
 def blend(moving, batch, rate):
