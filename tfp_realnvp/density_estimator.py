@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import flow_bijector
+from tfp_realnvp import moving_statistics
 from tfp_realnvp import network
 from tfp_realnvp import pixels
 from tfp_realnvp import reestimation
@@ -456,10 +457,7 @@ class DensityEstimator(keras.Model):
 
 def _noise(x, seed, dtype):
   """Uniform noise like `x`: this replica's part of that of the whole batch."""
-  replica = tf.distribute.get_replica_context()
   count, *event_shape = flow_bijector.dims(x)
-  noise = tf.random.stateless_uniform(
-    [count * replica.num_replicas_in_sync, *event_shape], seed, dtype=dtype
-  )
-  start = replica.replica_id_in_sync_group * count
+  start, total = moving_statistics.part_of_batch(count)
+  noise = tf.random.stateless_uniform([total, *event_shape], seed, dtype=dtype)
   return noise[start : start + count]

@@ -11,6 +11,7 @@ __all__ = [
   'batch_moments',
   'blend',
   'in_sync',
+  'part_of_batch',
 ]
 
 
@@ -130,20 +131,45 @@ def batch_moments(x, synchronized=False):
   mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
   if not in_sync(synchronized):
     return mean, variance
-  replica = tf.distribute.get_replica_context()
   count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
   own = tf.stack([tf.fill(mean.shape, count), mean, variance])
   own = tf.where(count > 0, own, 0)
-  # A sum of rows that others leave empty is a gather, with a gradient.
-  row = tf.one_hot(
-    replica.replica_id_in_sync_group,
-    replica.num_replicas_in_sync,
-    dtype=x.dtype,
-  )
-  rows = row[:, tf.newaxis, tf.newaxis] * own
-  rows = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
-  counts, means, variances = tf.unstack(rows, axis=1)
+  counts, means, variances = tf.unstack(_gather(own), axis=1)
   shares = counts / tf.reduce_sum(counts, axis=0)
   mean = tf.reduce_sum(shares * means, axis=0)
   squares = variances + (means - mean) ** 2
   return mean, tf.reduce_sum(shares * squares, axis=0)
+
+
+def part_of_batch(count):
+  """Where this replica's part of a batch lies in the batch of all replicas.
+
+  Args:
+    count: `int` or scalar, rows of the part. Replicas may differ in it.
+
+  Returns:
+    start: Index of the first row.
+    total: Rows of the whole batch.
+  """
+  if not in_sync(True):
+    return 0, count
+  replica = tf.distribute.get_replica_context()
+  index = replica.replica_id_in_sync_group
+  if isinstance(replica.strategy, tf.distribute.TPUStrategy):
+    # Parts are equal, and shapes must be static.
+    return index * count, replica.num_replicas_in_sync * count
+  counts = _gather(tf.convert_to_tensor(count))
+  return tf.reduce_sum(counts[:index]), tf.reduce_sum(counts)
+
+
+def _gather(value):
+  """Stacks the values of all replicas, with gradients to all of them."""
+  replica = tf.distribute.get_replica_context()
+  row = tf.one_hot(
+    replica.replica_id_in_sync_group,
+    replica.num_replicas_in_sync,
+    dtype=value.dtype,
+  )
+  # The other replicas leave these rows zero, so that the sum is a stack.
+  rows = tf.tensordot(row, value, axes=0)
+  return replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)

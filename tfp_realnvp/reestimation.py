@@ -139,13 +139,12 @@ def _average(distribution, statistics, log_prob_fn, data, strategy):
 
   def count(batch, index):
     log_prob = log_prob_fn(batch, index)
-    non_finite = tf.math.count_nonzero(
-      ~tf.math.is_finite(log_prob), dtype=tf.int32
+    is_finite = tf.math.is_finite(log_prob)
+    counts = tf.stack(
+      [tf.size(log_prob), tf.reduce_sum(tf.cast(~is_finite, tf.int32))]
     )
     replica = tf.distribute.get_replica_context()
-    return replica.all_reduce(
-      tf.distribute.ReduceOp.SUM, [tf.size(log_prob), non_finite]
-    )
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
 
   @tf.function(reduce_retracing=True)
   def step(batch, index):
@@ -156,18 +155,19 @@ def _average(distribution, statistics, log_prob_fn, data, strategy):
       module.variance.assign(tf.zeros_like(module.variance) + _NO_VARIANCE)
       module.num_updates.assign(tf.zeros_like(module.num_updates))
     counts = strategy.run(count, (batch, index))
-    counts = [strategy.experimental_local_results(c)[0] for c in counts]
+    (counts, *_) = strategy.experimental_local_results(counts)
     moments = [
       tuple(map(tf.identity, (m.mean, m.variance, m.num_updates)))
       for m in statistics
     ]
-    return *counts, moments
+    return counts, moments
 
   averages = [_Average() for _ in statistics]
   num_batches = num_skipped = 0
   batches = strategy.experimental_distribute_dataset(data)
   for index, batch in enumerate(batches):
-    num_rows, num_non_finite, moments = step(batch, tf.constant(index))
+    counts, moments = step(batch, tf.constant(index))
+    num_rows, num_non_finite = counts.numpy()
     if num_rows == 0:
       continue
     num_batches += 1
@@ -188,7 +188,7 @@ def _average(distribution, statistics, log_prob_fn, data, strategy):
       num_skipped += 1
       continue
     for average, mean, variance in reached:
-      average.add(int(num_rows), mean, variance)
+      average.add(num_rows, mean, variance)
   if num_batches == 0:
     raise ValueError(f'`x` must have rows, got no rows: {data!r}.')
   if num_skipped:
