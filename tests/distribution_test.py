@@ -54,6 +54,7 @@ def _flat(variables):
 def work(kind, dtype, synchronized, output):
   """Trains 20 steps, evaluates, and writes what came out of it."""
   strategy = _strategy(kind)
+  is_synchronized = synchronized == 'synchronized'
   import keras
   import tensorflow as tf
   import tensorflow_probability as tfp
@@ -61,14 +62,14 @@ def work(kind, dtype, synchronized, output):
   import tfp_realnvp
 
   tfd = tfp.distributions
-  losses = []
+  losses, non_finite = [], []
   with strategy.scope():
     flow = tfp_realnvp.RealNVPChain(
       (4, 4, 1),
       num_scales=1,
       num_blocks=1,
       hidden_channels=2,
-      synchronized=synchronized == 'synchronized',
+      synchronized=is_synchronized,
       seed=1,
       dtype=dtype,
     )
@@ -92,11 +93,13 @@ def work(kind, dtype, synchronized, output):
   rng = np.random.default_rng(0)
   images = rng.integers(100, 140, [_NUM_IMAGES, 4, 4, 1]).astype(np.float32)
   images[85] = np.nan  # In the part of the second replica: both skip the batch.
-  # Three batches and a small one; of which the first replica gets all.
+  # Three batches of seven, and one that leaves nothing to the second replica.
   model.reestimate_statistics(images[:22], batch_size=7)
   reestimated = _flat(model.non_trainable_variables)
   keep_loss = keras.callbacks.LambdaCallback(
-    on_train_batch_end=lambda _, logs: losses.append(logs['loss'])
+    on_train_batch_end=lambda _, logs: (
+      losses.append(logs['loss']) or non_finite.append(logs['non_finite'])
+    )
   )
   checkpoints = tfp_realnvp.Checkpoints(
     model, pathlib.Path(output).parent / f'{kind}_checkpoints', every=20
@@ -112,17 +115,17 @@ def work(kind, dtype, synchronized, output):
   variables = {
     f'{i}': v.numpy() for i, v in enumerate(model.trainable_variables)
   }
-  # Where losses per batch are means over replicas, uneven ones do not count.
   np.savez(
     output,
-    losses=losses[:-1],
+    losses=losses,
+    non_finite=non_finite,
     epoch=[history.history[name][0] for name in sorted(history.history)],
     metrics=[metrics[name] for name in sorted(metrics)],
     again=[again[name] for name in sorted(again)],
     steps=steps,
     reestimated=reestimated,
     **variables,
-    **_uneven_steps(model, images),
+    **(_uneven_steps(model, images) if is_synchronized else {}),
   )
 
 
@@ -167,7 +170,7 @@ def alone(tmp_path_factory):
 def _assert_equal(found, expected, rtol):
   assert set(found) == set(expected)
   assert found['steps'] == 20
-  assert len(found['losses']) == 19
+  assert len(found['losses']) == 20
   assert 8 in found['epoch']  # Images that were skipped.
   for name, value in expected.items():
     if name.isdigit():  # A variable: the error of all of it.

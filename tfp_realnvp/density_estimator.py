@@ -390,7 +390,7 @@ class DensityEstimator(keras.Model):
       bits_per_dim(log_prob, self.distribution.event_shape), weight
     )
     self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
-    results = {metric.name: metric.result() for metric in self.metrics}
+    results = {metric.name: _result(metric) for metric in self.metrics}
     if isinstance(
       self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
     ):
@@ -461,3 +461,14 @@ def _noise(x, seed, dtype):
   start, total = moving_statistics.part_of_batch(count)
   noise = tf.random.stateless_uniform([total, *event_shape], seed, dtype=dtype)
   return noise[start : start + count]
+
+
+def _result(metric):
+  """The result of a Keras metric over the images of all replicas."""
+  if not moving_statistics.in_sync(True):
+    return metric.result()
+  replica = tf.distribute.get_replica_context()
+  totals = replica.all_reduce(
+    tf.distribute.ReduceOp.SUM, [tf.identity(v.value) for v in metric.variables]
+  )
+  return metric.stateless_result(totals)
