@@ -41,6 +41,11 @@ def test_channels_without_finite_statistics_stay_as_they_are():
   np.testing.assert_allclose(statistics.variance, [1, 2 + 2 / 3])
 
 
+def test_a_device_alone_has_the_whole_batch():
+  # Static where the size of the batch is.
+  assert moving_statistics.part_of_batch(5) == (0, 5)
+
+
 def test_no_variable_is_trainable():
   statistics = moving_statistics.MovingStatistics(1)
   assert len(statistics.variables) == 3
