@@ -462,56 +462,6 @@ def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
   assert evaluate(same)['loss'] != evaluate(same[:10])['loss']
 
 
-def test_reestimated_statistics_are_those_of_all_data():
-  flow = _flow(num_scales=1, momentum=0.5)
-  model = _estimator(flow, num_levels=None)
-  images = _images(60) + np.float32(0.5)
-  _fit(model, images)
-  weights = [v.numpy() for v in model.trainable_variables]
-  moving = flow.bijectors[2].statistics
-  state = [v.value for v in model.optimizer.variables]
-  before = [v.numpy() for v in state]
-  model.reestimate_statistics(images, batch_size=20)
-  # The first batch norm follows the first coupling: by hand, batch by batch.
-  batches = np.split(images, 3)
-  coupled = [
-    flow.bijectors[1].forward(flow.bijectors[0].forward(batch), training=True)
-    for batch in batches
-  ]
-  whole = np.concatenate(coupled)
-  np.testing.assert_allclose(moving.mean, whole.mean((0, 1, 2)), rtol=1e-4)
-  np.testing.assert_allclose(moving.variance, whole.var((0, 1, 2)), rtol=1e-4)
-  assert moving.num_updates == 3
-  # Nothing else has changed, and training goes on with its momentum.
-  for variable, value in zip(
-    model.trainable_variables + state, weights + before
-  ):
-    np.testing.assert_array_equal(variable, value)
-  mean = moving.mean.numpy()
-  flow.inverse(images[:20], training=True)
-  rate = 0.5 / (1 - 0.5**4)
-  np.testing.assert_allclose(
-    moving.mean,
-    (1 - rate) * mean + rate * np.mean(coupled[0], (0, 1, 2)),
-    rtol=1e-3,
-  )
-
-
-def test_reestimation_takes_datasets_conditions_and_names_bad_pixels():
-  flow = _flow(condition_size=2, num_scales=1)
-  model = _estimator(flow)
-  condition = np.eye(2, dtype=np.float32)[np.arange(50) % 2]
-  statistics = flow.bijectors[2].statistics
-  model.reestimate_statistics(_images(50), condition, batch_size=20)
-  assert statistics.num_updates == 2  # No small last batch.
-  mean = statistics.mean.numpy()
-  data = tf.data.Dataset.from_tensor_slices((_images(50), condition))
-  model.reestimate_statistics(data.batch(20, drop_remainder=True))
-  np.testing.assert_array_equal(statistics.mean, mean)
-  with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels'):
-    model.reestimate_statistics(_garbage('nan'), condition[:10])
-
-
 def _vectors(count=40, seed=0):
   return np.random.default_rng(seed).normal(size=[count, 2])
 

@@ -15,6 +15,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _NUM_IMAGES = 19 * 8 + 1  # The last batch leaves nothing to the other replica.
+_UNEVEN = (3, 5, 7, 1)  # Batch sizes. Of 1, one replica gets an empty part.
 
 
 def _strategy(kind):
@@ -30,9 +31,30 @@ def _strategy(kind):
   return tf.distribute.get_strategy()
 
 
+def _uneven_steps(model, images):
+  """Returns what comes out of batches that do not divide by two."""
+  import tensorflow as tf
+
+  found = {}
+  for size in _UNEVEN:
+    data = tf.data.Dataset.from_tensor_slices(images[:size]).batch(size)
+    found[f'predicted{size}'] = model.predict(data, verbose=0)
+    metrics = model.evaluate(data, verbose=0, return_dict=True)
+    found[f'evaluated{size}'] = [metrics[name] for name in sorted(metrics)]
+    history = model.fit(data, shuffle=False, verbose=0).history
+    found[f'fitted{size}'] = [history[name][0] for name in sorted(history)]
+    found[f'stepped{size}'] = _flat(model.trainable_variables)
+  return found
+
+
+def _flat(variables):
+  return np.concatenate([v.numpy().ravel() for v in variables])
+
+
 def work(kind, dtype, synchronized, output):
   """Trains 20 steps, evaluates, and writes what came out of it."""
   strategy = _strategy(kind)
+  is_synchronized = synchronized == 'synchronized'
   import keras
   import tensorflow as tf
   import tensorflow_probability as tfp
@@ -40,14 +62,14 @@ def work(kind, dtype, synchronized, output):
   import tfp_realnvp
 
   tfd = tfp.distributions
-  losses = []
+  losses, non_finite = [], []
   with strategy.scope():
     flow = tfp_realnvp.RealNVPChain(
       (4, 4, 1),
       num_scales=1,
       num_blocks=1,
       hidden_channels=2,
-      synchronized=synchronized == 'synchronized',
+      synchronized=is_synchronized,
       seed=1,
       dtype=dtype,
     )
@@ -71,8 +93,13 @@ def work(kind, dtype, synchronized, output):
   rng = np.random.default_rng(0)
   images = rng.integers(100, 140, [_NUM_IMAGES, 4, 4, 1]).astype(np.float32)
   images[85] = np.nan  # In the part of the second replica: both skip the batch.
+  # Three batches of seven, and one that leaves nothing to the second replica.
+  model.reestimate_statistics(images[:22], batch_size=7)
+  reestimated = _flat(model.non_trainable_variables)
   keep_loss = keras.callbacks.LambdaCallback(
-    on_train_batch_end=lambda _, logs: losses.append(logs['loss'])
+    on_train_batch_end=lambda _, logs: (
+      losses.append(logs['loss']) or non_finite.append(logs['non_finite'])
+    )
   )
   checkpoints = tfp_realnvp.Checkpoints(
     model, pathlib.Path(output).parent / f'{kind}_checkpoints', every=20
@@ -84,15 +111,21 @@ def work(kind, dtype, synchronized, output):
   metrics = model.evaluate(data.take(3), verbose=0, return_dict=True)
   model.reestimate_statistics(data.take(5))
   again = model.evaluate(data.take(3), verbose=0, return_dict=True)
-  # Where losses per batch are means over replicas, uneven ones do not count.
+  steps = model.step.numpy()
+  variables = {
+    f'{i}': v.numpy() for i, v in enumerate(model.trainable_variables)
+  }
   np.savez(
     output,
-    losses=losses[:-1],
+    losses=losses,
+    non_finite=non_finite,
     epoch=[history.history[name][0] for name in sorted(history.history)],
     metrics=[metrics[name] for name in sorted(metrics)],
     again=[again[name] for name in sorted(again)],
-    steps=model.step.numpy(),
-    **{f'{i}': v.numpy() for i, v in enumerate(model.trainable_variables)},
+    steps=steps,
+    reestimated=reestimated,
+    **variables,
+    **(_uneven_steps(model, images) if is_synchronized else {}),
   )
 
 
@@ -137,12 +170,14 @@ def alone(tmp_path_factory):
 def _assert_equal(found, expected, rtol):
   assert set(found) == set(expected)
   assert found['steps'] == 20
-  assert len(found['losses']) == 19
+  assert len(found['losses']) == 20
   assert 8 in found['epoch']  # Images that were skipped.
   for name, value in expected.items():
     if name.isdigit():  # A variable: the error of all of it.
       error = np.linalg.norm(found[name] - value)
       assert error <= rtol * max(np.linalg.norm(value), 1e-2), name
+    elif name.startswith(('predicted', 'reestimated', 'stepped')):
+      np.testing.assert_allclose(found[name], value, rtol, 1e-9, err_msg=name)
     else:
       # Keras metrics are float32.
       np.testing.assert_allclose(found[name], value, 2e-6, err_msg=name)
@@ -168,6 +203,10 @@ def test_statistics_of_their_own(alone, tmp_path):
   for name in ('losses', 'epoch', 'metrics'):
     np.testing.assert_allclose(result[name], alone[name], rtol=0.1)
   assert np.abs(result['losses'] - alone['losses']).max() > 1e-3
+  # Re-estimation takes the parts of all replicas as one batch all the same.
+  np.testing.assert_allclose(
+    result['reestimated'], alone['reestimated'], rtol=1e-12
+  )
 
 
 if __name__ == '__main__':

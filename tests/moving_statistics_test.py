@@ -29,26 +29,6 @@ def test_in_the_long_run_the_weight_of_the_past_is_the_momentum():
   assert statistics.num_updates == 1001
 
 
-def test_anew_they_are_those_of_all_batches_and_then_have_their_momentum():
-  statistics = moving_statistics.MovingStatistics(1, 0.5, tf.float64)
-  module = tf.Module()
-  module.inner = [statistics]
-  update = lambda mean, variance: statistics.update(
-    tf.constant([mean], tf.float64), tf.constant([variance], tf.float64)
-  )
-  np.testing.assert_allclose(update(100.0, 50.0), [[100], [50]])
-  with moving_statistics.averaged_anew(module):
-    for mean, variance in ((1.0, 3.0), (2.0, 5.0), (6.0, 1.0)):
-      # Lagged training then normalizes by the batch, too.
-      np.testing.assert_allclose(update(mean, variance), [[mean], [variance]])
-  np.testing.assert_allclose(statistics.mean, [3.0])
-  # Within the batches 3, between their means 14 / 3.
-  np.testing.assert_allclose(statistics.variance, [3 + 14 / 3])
-  update(9.0, 9.0)
-  rate = 0.5 / (1 - 0.5**4)
-  np.testing.assert_allclose(statistics.mean, [3 + 6 * rate])
-
-
 def test_channels_without_finite_statistics_stay_as_they_are():
   statistics = moving_statistics.MovingStatistics(2, 0.5, tf.float64)
   finite = tf.constant([1.0, 2.0], tf.float64)
@@ -59,6 +39,11 @@ def test_channels_without_finite_statistics_stay_as_they_are():
   )
   np.testing.assert_allclose(statistics.mean, [1 + 2 * 2 / 3, 2])
   np.testing.assert_allclose(statistics.variance, [1, 2 + 2 / 3])
+
+
+def test_a_device_alone_has_the_whole_batch():
+  # Static where the size of the batch is.
+  assert moving_statistics.part_of_batch(5) == (0, 5)
 
 
 def test_no_variable_is_trainable():

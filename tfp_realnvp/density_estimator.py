@@ -14,6 +14,7 @@ from tfp_realnvp import likelihood
 from tfp_realnvp import moving_statistics
 from tfp_realnvp import network
 from tfp_realnvp import pixels
+from tfp_realnvp import reestimation
 
 tfd = tfp.distributions
 
@@ -435,39 +436,49 @@ class DensityEstimator(keras.Model):
     x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.call(x, condition)
 
-  def reestimate_statistics(self, x, condition=None, batch_size=256):
+  def reestimate_statistics(self, x, condition=None, batch_size=None):
     """Sets the moving statistics to those of the weights as they are now.
 
     In training they trail behind the weights, and hold about
-    `1 / (1 - momentum)` batches. One pass over the data sets each to that of
-    all batches (Wu and Johnson, 2021), and changes nothing else.
+    `1 / (1 - momentum)` batches. One pass over the data in training mode sets
+    them to those of all rows; it normalizes each batch by the statistics of
+    that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
+    batches, from which training goes on.
+
+    Nothing else changes: moving statistics of Keras's `BatchNormalization`, the
+    state of `Dropout`, and other variables of your networks stay as they are.
+    After an error or an interrupt the moving statistics are what they were.
+    All rows count the same, whatever their sample weights are. A batch with a
+    statistic or a log-likelihood that is not finite is left out, with a
+    warning.
 
     Args:
       x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
         batches, `x` or `(x, condition)`.
       condition: `[N, K]`, for a conditional flow, where `x` is an array.
-      batch_size: `int`, of arrays; the larger, the nearer batches are to all.
+      batch_size: `int`, where `x` is an array; 256 by default. Larger batches
+        are closer to the statistics of the whole data set.
+
+    Raises:
+      TypeError: If `x` or `condition` is not of these types.
+      ValueError: If `x` has no rows or is an infinite data set, if another
+        argument does not fit `x`, or if the distribution has no moving
+        statistics.
+      FloatingPointError: If no batch is finite.
     """
-    if not isinstance(x, tf.data.Dataset):
-      x = x if condition is None else (x, condition)
-      x = tf.data.Dataset.from_tensor_slices(x)
-      # A small last batch would count as much as the others.
-      batch_size = min(batch_size, len(x))
-      x = x.batch(batch_size, drop_remainder=True)
-    strategy = self.distribute_strategy
+    reestimation.reestimate_statistics(
+      self.distribution,
+      self._statistics_step,
+      reestimation.as_dataset(x, condition, batch_size),
+      self.distribute_strategy,
+    )
 
-    @tf.function(reduce_retracing=True)
-    def step(data, seed):
-      strategy.run(self._statistics_step, (data, seed))
-
-    batches = strategy.experimental_distribute_dataset(x)
-    with moving_statistics.averaged_anew(self.distribution):
-      for i, batch in enumerate(batches):
-        step(batch, tf.random.fold_in(self._seeds[2], i))
-
-  def _statistics_step(self, data, seed):
+  def _statistics_step(self, data, index):
     x, condition, _ = self._unpack(data)
-    self._log_prob(self._assert_on_range(x), condition, seed, training=True)
+    seed = tf.random.fold_in(self._seeds[2], index)
+    return self._log_prob(
+      self._assert_on_range(x), condition, seed, training=True
+    )
 
   def _apply_or_undo(self, applied, gradients, before):
     """Applies gradients, or takes back what the step did to the statistics.
@@ -512,7 +523,7 @@ class DensityEstimator(keras.Model):
     self._bits_per_dim.update_state(
       bits_per_dim(log_prob, self.distribution.event_shape), weight
     )
-    results = {metric.name: metric.result() for metric in self.metrics}
+    results = {metric.name: _result(metric) for metric in self.metrics}
     if isinstance(
       self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
     ):
@@ -632,10 +643,18 @@ class _OptimizerVariable(keras.Variable):
 
 def _noise(x, seed, dtype):
   """Uniform noise like `x`: this replica's part of that of the whole batch."""
-  replica = tf.distribute.get_replica_context()
   count, *event_shape = flow_bijector.dims(x)
-  noise = tf.random.stateless_uniform(
-    [count * replica.num_replicas_in_sync, *event_shape], seed, dtype=dtype
-  )
-  start = replica.replica_id_in_sync_group * count
+  start, total = moving_statistics.part_of_batch(count)
+  noise = tf.random.stateless_uniform([total, *event_shape], seed, dtype=dtype)
   return noise[start : start + count]
+
+
+def _result(metric):
+  """The result of a Keras metric over the images of all replicas."""
+  if not moving_statistics.in_sync(True):
+    return metric.result()
+  replica = tf.distribute.get_replica_context()
+  totals = replica.all_reduce(
+    tf.distribute.ReduceOp.SUM, [tf.identity(v.value) for v in metric.variables]
+  )
+  return metric.stateless_result(totals)

@@ -1,6 +1,5 @@
 """Batch statistics and their moving averages, for all batch normalization."""
 
-import contextlib
 import numbers
 
 import tensorflow as tf
@@ -9,10 +8,10 @@ from tfp_realnvp import flow_bijector
 
 __all__ = [
   'MovingStatistics',
-  'averaged_anew',
   'batch_moments',
   'blend',
   'in_sync',
+  'part_of_batch',
 ]
 
 
@@ -64,7 +63,6 @@ class MovingStatistics(tf.Module):
     super().__init__(name=name)
     self.momentum = momentum
     self.synchronized = synchronized
-    self._anew = False
     # Synchronized replicas move alike: no need for them to confer.
     aggregation = (
       tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -82,11 +80,8 @@ class MovingStatistics(tf.Module):
 
   def read(self):
     """Returns mean, variance, and the rate at which the next batch counts."""
-    if self._anew:
-      rate = 1 / (self.num_updates + 1)  # The limit, as `rho` goes to 1.
-    else:
-      momentum = tf.constant(self.momentum, self.mean.dtype)
-      rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
+    momentum = tf.constant(self.momentum, self.mean.dtype)
+    rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
   def update(self, mean, variance):
@@ -98,39 +93,15 @@ class MovingStatistics(tf.Module):
 
     Returns:
       The averages after the update, with gradients to `mean` and `variance`
-      alone; within `averaged_anew`, `mean` and `variance` themselves.
+      alone.
     """
     moving_mean, moving_variance, rate = self.read()
     moved_mean = blend(moving_mean, mean, rate)
     moved_variance = blend(moving_variance, variance, rate)
-    if self._anew:  # Of all batches together: the means differ, too.
-      between = moved_mean - moving_mean
-      moved_variance += tf.math.divide_no_nan(1 - rate, rate) * between**2
     self.mean.assign(moved_mean)
     self.variance.assign(moved_variance)
     self.num_updates.assign_add(1)
-    return (mean, variance) if self._anew else (moved_mean, moved_variance)
-
-
-@contextlib.contextmanager
-def averaged_anew(module):
-  """Sets moving statistics to those of all batches seen within.
-
-  What is traced within counts all batches alike, whatever the momentum is, and
-  normalizes each by its own statistics, lagged or not.
-
-  Args:
-    module: `tf.Module`, whose `MovingStatistics` start anew.
-  """
-  found = [m for m in module.submodules if isinstance(m, MovingStatistics)]
-  for statistics in found:
-    statistics.num_updates.assign(0)
-    statistics._anew = True
-  try:
-    yield
-  finally:
-    for statistics in found:
-      statistics._anew = False
+    return moved_mean, moved_variance
 
 
 def blend(moving, batch, rate):
@@ -160,20 +131,45 @@ def batch_moments(x, synchronized=False):
   mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
   if not in_sync(synchronized):
     return mean, variance
-  replica = tf.distribute.get_replica_context()
   count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
   own = tf.stack([tf.fill(mean.shape, count), mean, variance])
   own = tf.where(count > 0, own, 0)
-  # A sum of rows that others leave empty is a gather, with a gradient.
-  row = tf.one_hot(
-    replica.replica_id_in_sync_group,
-    replica.num_replicas_in_sync,
-    dtype=x.dtype,
-  )
-  rows = row[:, tf.newaxis, tf.newaxis] * own
-  rows = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
-  counts, means, variances = tf.unstack(rows, axis=1)
+  counts, means, variances = tf.unstack(_gather(own), axis=1)
   shares = counts / tf.reduce_sum(counts, axis=0)
   mean = tf.reduce_sum(shares * means, axis=0)
   squares = variances + (means - mean) ** 2
   return mean, tf.reduce_sum(shares * squares, axis=0)
+
+
+def part_of_batch(count):
+  """Where this replica's part of a batch lies in the batch of all replicas.
+
+  Args:
+    count: `int` or scalar, rows of the part. Replicas may differ in it.
+
+  Returns:
+    start: Index of the first row.
+    total: Rows of the whole batch.
+  """
+  if not in_sync(True):
+    return 0, count
+  replica = tf.distribute.get_replica_context()
+  index = replica.replica_id_in_sync_group
+  if isinstance(replica.strategy, tf.distribute.TPUStrategy):
+    # Parts are equal, and shapes must be static.
+    return index * count, replica.num_replicas_in_sync * count
+  counts = _gather(tf.convert_to_tensor(count))
+  return tf.reduce_sum(counts[:index]), tf.reduce_sum(counts)
+
+
+def _gather(value):
+  """Stacks the values of all replicas, with gradients to all of them."""
+  replica = tf.distribute.get_replica_context()
+  row = tf.one_hot(
+    replica.replica_id_in_sync_group,
+    replica.num_replicas_in_sync,
+    dtype=value.dtype,
+  )
+  # The other replicas leave these rows zero, so that the sum is a stack.
+  rows = tf.tensordot(row, value, axes=0)
+  return replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
