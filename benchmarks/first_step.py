@@ -19,7 +19,7 @@ def main(argv):
     name: harness.Variant('training_step', common | options)
     for name, options in {
       'float32': {},
-      'recomputed': {'recompute_networks': True},
+      'recomputed': {'recompute': True},
       'bfloat16': {'compute_dtype': 'bfloat16'},
       'XLA': {'jit_compile': True},
     }.items()

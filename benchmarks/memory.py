@@ -23,7 +23,7 @@ def main(argv):
     {
       'kept': harness.Variant('training_step', common),
       'recomputed': harness.Variant(
-        'training_step', common | {'recompute_networks': True}
+        'training_step', common | {'recompute': True}
       ),
     }
   )

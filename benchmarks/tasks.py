@@ -14,6 +14,7 @@ import tempfile
 
 import numpy as np
 
+# Changes of the CIFAR-10 preset, by the names of `experiment.vary`.
 ARCHITECTURES = {
   'small': {
     'image_size': 32,
@@ -48,53 +49,49 @@ def _images(batch_size, image_size):
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _distribution(architecture, **options):
-  import tensorflow as tf
-  import tensorflow_probability as tfp
-
-  import tfp_realnvp
+def _preset(architecture, **options):
+  from tfp_realnvp.paper import experiment
+  from tfp_realnvp.paper import presets
 
   options = ARCHITECTURES[architecture] | options
   size = options.pop('image_size')
-  shape = (size, size, 3)
-  flow = tfp_realnvp.RealNVPChain(shape, seed=0, **options)
-  zero, one = tf.zeros([], flow.dtype), tf.ones([], flow.dtype)
-  base = tfp.distributions.Sample(
-    tfp.distributions.Normal(zero, one), sample_shape=shape
-  )
-  return tfp.distributions.TransformedDistribution(base, flow)
-
-
-def _estimator(distribution, jit_compile):
-  import keras
-
-  import tfp_realnvp
-
-  model = tfp_realnvp.DensityEstimator(
-    distribution,
-    l2_coefficient=5e-5,
-    l2_variables=distribution.bijector.scale_parameters,
+  return experiment.vary(
+    presets.preset('cifar10'),
+    image_shape=(size, size, 3),
+    lagged_batch_norm=False,
     seed=0,
+    **options,
   )
-  optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-8, global_clipnorm=100.0)
-  model.compile(optimizer, jit_compile=jit_compile)
-  optimizer.build(model.trainable_variables)
-  return model
 
 
-def pipeline(batch_size=64, image_size=32):
-  """A batch of the input pipeline of `examples/train.py`."""
+def _distribution(architecture, **options):
+  from tfp_realnvp.paper import experiment
+
+  return experiment.build_distribution(_preset(architecture, **options))
+
+
+def pipeline(batch_size=64, image_size=32, batches=1):
+  """The first batches of the input pipeline; returns the last of them.
+
+  An iterator that went on from call to call would fill its buffer in between.
+  """
+  dataset = _training_batches(batch_size, image_size).take(batches)
+  return lambda: collections.deque(dataset, maxlen=1).pop()
+
+
+def _training_batches(batch_size, image_size):
+  """Returns the endless input pipeline of `examples/train.py`."""
   import tensorflow as tf
 
-  from examples import image_data
-  from tfp_realnvp import presets
+  from tfp_realnvp.paper import data as image_data
+  from tfp_realnvp.paper import presets
 
   images = tf.data.Dataset.from_tensor_slices(_images(10_000, image_size))
   preset = dataclasses.replace(
     presets.preset('cifar10'), image_shape=(image_size, image_size, 3)
   )
   data = image_data.Data(preset, images, images, lambda image: (image, None))
-  return functools.partial(next, iter(data.training_batches(batch_size, 0)))
+  return data.training_batches(batch_size, 0)
 
 
 def training_step(
@@ -103,19 +100,35 @@ def training_step(
   jit_compile=False,
   twice=False,
   from_pipeline=False,
+  steps=1,
   **options,
 ):
-  """A step of Adam on uint8 images: noise, loss, gradients, update, metrics."""
+  """Steps of Adam on uint8 images: noise, loss, gradients, update, metrics."""
   import tensorflow as tf
+
+  from tfp_realnvp.paper import experiment
 
   distribution = _distribution(architecture, **options)
   if twice:
     distribution = _run_twice(distribution, training=True)
-  model = _estimator(distribution, jit_compile)
+  model = experiment.build_estimator(
+    _preset(architecture), distribution, jit_compile, seed=0
+  )
   size = distribution.event_shape[0]
-  images = tf.constant(_images(batch_size, size))
+  if from_pipeline:
+    batches = iter(_training_batches(batch_size, size))
+    next_batch = functools.partial(next, batches)
+  else:
+    images = tf.constant(_images(batch_size, size))
+    next_batch = lambda: images
   step = tf.function(model.train_step, jit_compile=jit_compile, autograph=False)
-  return lambda: float(step(images)['loss'])
+
+  def run():
+    for _ in range(steps):
+      logs = step(next_batch())
+    return float(logs['loss'])
+
+  return run
 
 
 def log_prob(
@@ -244,7 +257,7 @@ def _run_twice(distribution, training=False):
   import tensorflow_probability as tfp
 
   import tfp_realnvp
-  from tfp_realnvp import flow_bijector
+  from tfp_realnvp.bijectors import flow_sequence
 
   class Coupling(tfp.bijectors.Bijector):
     def __init__(self, coupling):
@@ -273,13 +286,13 @@ def _run_twice(distribution, training=False):
     if isinstance(bijector, tfp_realnvp.FactorOut):
       onward = [convert(part) for part in bijector.bijector.bijectors]
       return tfp_realnvp.FactorOut(
-        flow_bijector.FlowSequence(onward, event_ndims=3)
+        flow_sequence.FlowSequence(onward, event_ndims=3)
       )
     return bijector
 
   flow = distribution.bijector
-  flow = tfp_realnvp.RealNVPChain(
-    distribution.event_shape, bijectors=[convert(b) for b in flow.bijectors]
+  flow = tfp_realnvp.RealNVPChain.from_bijectors(
+    [convert(b) for b in flow.bijectors], distribution.event_shape
   )
   return tfp.distributions.TransformedDistribution(
     distribution.distribution, flow

@@ -27,7 +27,7 @@ def main(argv):
   variants = {
     'float32': step(),
     'float32, XLA': step(jit_compile=True),
-    'float32, recomputed': step(recompute_networks=True),
+    'float32, recomputed': step(recompute=True),
   }
   if FLAGS.bfloat16:
     variants['bfloat16'] = step(compute_dtype='bfloat16')

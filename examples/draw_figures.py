@@ -30,12 +30,12 @@ import pathlib
 
 from absl import app
 from absl import flags
-import image_data
 import numpy as np
-import recipe
 import tensorflow as tf
 
 from tfp_realnvp import visualization
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
@@ -57,7 +57,7 @@ class Artist:
     Args:
       distribution: `tfd.TransformedDistribution`, trained.
       preset: `tfp_realnvp.Preset`.
-      prior_name: Key of `recipe.PRIORS`, of the distribution's.
+      prior_name: Key of `experiment.PRIORS`, of the distribution's.
       images: uint8 `[N, H, W, C]`, held out.
       condition: `[N, K]`, or `None`.
       seed: `int`, of all that is drawn at random.
@@ -166,7 +166,7 @@ class Artist:
       [
         log_prob(
           pixels,
-          **recipe.bijector_kwargs(np.tile(one, [len(self._images), 1])),
+          **experiment.bijector_kwargs(np.tile(one, [len(self._images), 1])),
         )
         for one in classes
       ],
@@ -201,7 +201,7 @@ class Artist:
   def _larger_prior(self, factor):
     height, width, channels = self._preset.image_shape
     shape = (factor * height, factor * width, channels)
-    larger = recipe.PRIORS[self._prior_name](self._flow, shape)
+    larger = experiment.PRIORS[self._prior_name](self._flow, shape)
     for variable, trained in zip(larger.variables, self._prior.variables):
       variable.assign(trained)
     return larger
@@ -227,7 +227,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   model_dir = pathlib.Path(FLAGS.model_dir)
-  distribution, preset, trained = recipe.load_trained(model_dir)
+  distribution, preset, trained = experiment.load_trained(model_dir)
   conditional = trained.get('conditional', False)
   data = image_data.load(
     preset, trained['dataset'], FLAGS.data_dir, conditional

@@ -17,12 +17,12 @@ import tempfile
 
 from absl import app
 from absl import flags
-import image_data
 import numpy as np
-import recipe
 import tensorflow as tf
 
 import tfp_realnvp
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
@@ -80,7 +80,9 @@ def library_log_prob(distribution, batches):
   @tf.function
   def log_prob(images, condition=None):
     pixels = tf.cast(images, tf.float32) + 0.5
-    return distribution.log_prob(pixels, **recipe.bijector_kwargs(condition))
+    return distribution.log_prob(
+      pixels, **experiment.bijector_kwargs(condition)
+    )
 
   return np.concatenate(
     [
@@ -93,7 +95,7 @@ def library_log_prob(distribution, batches):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  distribution, preset, trained = recipe.load_trained(
+  distribution, preset, trained = experiment.load_trained(
     pathlib.Path(FLAGS.model_dir)
   )
   conditional = trained.get('conditional', False)

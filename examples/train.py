@@ -25,7 +25,6 @@ when one of them is stopped: saving takes all of them, at the same step.
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -35,14 +34,15 @@ import time
 
 from absl import app
 from absl import flags
-import image_data
 import keras
 import numpy as np
-import recipe
 import tensorflow as tf
 
 import tfp_realnvp
 from tfp_realnvp import visualization
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
+from tfp_realnvp.paper import presets
 
 # How long to train, which the paper does not tell, and how long on digits.
 _LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000, 'cooldown_steps': 0}
@@ -58,7 +58,7 @@ STRATEGIES = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-  'dataset', None, image_data.NAMES, 'What to train on.', required=True
+  'dataset', None, presets.NAMES, 'What to train on.', required=True
 )
 flags.DEFINE_string(
   'data_dir',
@@ -79,7 +79,7 @@ flags.DEFINE_boolean(
 flags.DEFINE_enum(
   'prior',
   'standard',
-  sorted(recipe.PRIORS),
+  sorted(experiment.PRIORS),
   'Distribution of the latents: standard normal, or with a location and a '
   "scale that are learned for each channel of each scale's latents.",
 )
@@ -182,44 +182,39 @@ def histogram_bits_per_dim(train, test, num_levels):
 
 def architecture():
   """Returns the flags that say what the model is, which cannot change."""
-  return {name: FLAGS[name].value for name in recipe.ARCHITECTURE}
+  return {name: FLAGS[name].value for name in experiment.ARCHITECTURE}
 
 
 def set_defaults():
   """Gives the flags that were not given the values for the data set."""
-  preset = dataclasses.asdict(
-    image_data.preset(FLAGS.dataset, FLAGS.image_size)
-  )
-  length = _DIGITS if FLAGS.dataset == 'digits' else _LENGTH
-  for name, value in (preset | length).items():
+  preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
+  values = vars(preset) | vars(preset.networks)
+  values['lagged_batch_norm'] = preset.batch_norm.lagged
+  values |= _DIGITS if FLAGS.dataset == 'digits' else _LENGTH
+  for name, value in values.items():
     if name in FLAGS and FLAGS[name].value is None:
       FLAGS[name].value = value
 
 
 def build_model():
   """Returns the model that the flags describe, compiled."""
-  distribution, preset = recipe.build_distribution(
-    **architecture(),
+  preset = experiment.vary(
+    experiment.preset_of_flags(**architecture()),
+    learning_rate=FLAGS.learning_rate,
+    clip_norm=FLAGS.clip_norm,
+    l2_coefficient=FLAGS.l2_coefficient,
     momentum=FLAGS.momentum,
     synchronized=FLAGS.synchronized,
-    recompute_networks=FLAGS.recompute_networks,
+    recompute=FLAGS.recompute_networks,
     compute_dtype=FLAGS.compute_dtype,
     seed=FLAGS.seed,
   )
-  model = tfp_realnvp.DensityEstimator(
-    distribution,
-    num_levels=preset.num_levels,
-    l2_coefficient=FLAGS.l2_coefficient,
-    l2_variables=distribution.bijector.scale_parameters,
-    seed=FLAGS.seed,
+  distribution = experiment.build_distribution(
+    preset, FLAGS.conditional, FLAGS.prior
   )
-  optimizer = keras.optimizers.Adam(
-    FLAGS.learning_rate, epsilon=1e-8, global_clipnorm=FLAGS.clip_norm
+  return experiment.build_estimator(
+    preset, distribution, FLAGS.jit_compile, FLAGS.seed
   )
-  if FLAGS.compute_dtype == 'float16':
-    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-  model.compile(optimizer, jit_compile=FLAGS.jit_compile)
-  return model
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -370,7 +365,7 @@ def real_and_samples(model, images):
   samples = model.distribution.sample(
     len(real),
     seed=[FLAGS.seed, 0],
-    **recipe.bijector_kwargs(condition),
+    **experiment.bijector_kwargs(condition),
   )
   zoom = max(1, 32 // real.shape[1])
   grids = [
@@ -478,7 +473,7 @@ def run(stop):
   model_dir = pathlib.Path(FLAGS.model_dir)
   prepare_model_dir(model_dir)
   images = image_data.load(
-    image_data.preset(FLAGS.dataset, FLAGS.image_size),
+    presets.preset(FLAGS.dataset, FLAGS.image_size),
     FLAGS.dataset,
     FLAGS.data_dir,
     FLAGS.conditional,

@@ -173,11 +173,11 @@ def build_distribution(whiten):
   flow = tfp_realnvp.RealNVPChain(
     (size,),
     num_couplings=FLAGS.num_couplings,
-    num_blocks=FLAGS.num_layers,
-    hidden_channels=FLAGS.hidden_size,
-    batch_norm=FLAGS.batch_norm,
+    networks=tfp_realnvp.DenseNetworks(
+      hidden_units=(FLAGS.hidden_size,) * FLAGS.num_layers, seed=FLAGS.seed
+    ),
+    batch_norm=tfp_realnvp.BatchNormOptions() if FLAGS.batch_norm else None,
     dtype=tf.float64,
-    seed=FLAGS.seed,
   )
   zero, one = tf.constant([0.0, 1.0], tf.float64)
   prior = tfd.Normal(zero, one)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import batch_norm
+from tfp_realnvp.bijectors import batch_norm
 
 tfd = tfp.distributions
 tfb = tfp.bijectors

@@ -1,4 +1,6 @@
+import importlib
 import importlib.util
+import inspect
 import json
 
 from absl.testing import flagsaver
@@ -23,11 +25,85 @@ def tiny(monkeypatch):
   monkeypatch.setitem(tasks.ARCHITECTURES, 'tiny', TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('twice', [False, True])
 def test_step_trains(twice):
   step = tasks.training_step('tiny', batch_size=8, twice=twice)
   losses = [step() for _ in range(20)]
   assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_steps_from_the_pipeline_train_on_its_batches(monkeypatch):
+  batches = []
+  training_batches = tasks._training_batches
+
+  def recorded(*args):
+    for batch in training_batches(*args):
+      batches.append(batch)
+      yield batch
+
+  monkeypatch.setattr(tasks, '_training_batches', recorded)
+  tasks.training_step('tiny', batch_size=4, steps=3)()
+  assert not batches
+  step = tasks.training_step('tiny', batch_size=4, steps=3, from_pipeline=True)
+  step()
+  step()
+  assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 6
+  # All of them differ, and from what the other variant trains on.
+  images = [tasks._images(4, 8), *batches]
+  assert len({np.asarray(batch).tobytes() for batch in images}) == 7
+
+
+def test_pipeline_starts_again_and_gives_as_many_batches_as_asked_for():
+  run = tasks.pipeline(batch_size=2, image_size=8, batches=3)
+  *_, third = tasks._training_batches(2, 8).take(3)
+  for _ in range(2):
+    np.testing.assert_array_equal(run(), third)
+
+
+@pytest.mark.parametrize(
+  'program',
+  [
+    'first_step',
+    'inference',
+    'input_pipeline',
+    'memory',
+    'scaling',
+    'serving',
+    'training_step',
+  ],
+)
+def test_variants_that_are_compared_differ(program, monkeypatch):
+  measured, reports = [], []
+
+  def measure(variants, rounds=None):
+    measured.append(variants)
+    result = harness.Result([1.0, 2.0], 1.0, 1.0, 1.0, 2.0)
+    return dict.fromkeys(variants, result)
+
+  monkeypatch.setattr(harness, 'measure', measure)
+  monkeypatch.setattr(harness, 'report', lambda *args: reports.append(args))
+  existing = set(harness.FLAGS)
+  harness.FLAGS.unparse_flags()
+  module = importlib.import_module(f'benchmarks.{program}')
+  try:
+    harness.FLAGS.mark_as_parsed()
+    module.main([])
+  finally:  # Programs have flags of one name.
+    for name in set(harness.FLAGS) - existing:
+      delattr(harness.FLAGS, name)
+    harness.FLAGS.unparse_flags()
+  assert measured and reports
+  for variants in measured:
+    seen = []
+    for variant in variants.values():
+      task = inspect.signature(getattr(tasks, variant.task))
+      arguments = task.bind(**variant.options)
+      arguments.apply_defaults()
+      environment = harness.ENVIRONMENT | variant.environment
+      seen.append((variant.task, arguments, environment))
+      assert seen.count(seen[-1]) == 1
 
 
 def test_networks_that_run_twice_give_the_same_values():
@@ -169,6 +245,7 @@ def test_report_writes_what_was_measured(tmp_path, capsys):
   assert 'speed / slow' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_variants_take_turns_in_processes_of_their_own():
   variant = harness.Variant('pipeline', {'batch_size': 4, 'image_size': 8})
   results = harness.measure({'a': variant, 'b': variant}, rounds=3)

@@ -132,6 +132,7 @@ def test_unknown_sizes(name):
     np.testing.assert_allclose(log_det_graph, log_det, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_xla(name):
   case = flow_testing.CASES[name]
   for dtype, tolerance in ((tf.float64, 1e-9), (tf.float32, 1e-3)):

@@ -22,12 +22,8 @@ tfd = tfp.distributions
 
 
 def _model(seed=1, hidden_channels=2):
-  flow = tfp_realnvp.RealNVPChain(
-    (4, 4, 1),
-    num_scales=1,
-    num_blocks=1,
-    hidden_channels=hidden_channels,
-    seed=seed,
+  flow = flow_testing.chain(
+    (4, 4, 1), num_scales=1, hidden_channels=hidden_channels, seed=seed
   )
   base = flow_testing.isotropic_normal((4, 4, 1))
   model = tfp_realnvp.DensityEstimator(
@@ -64,10 +60,9 @@ def _vector_model(
   optimizer=None, num_couplings=2, seed=1, noise_seed=0, dtype=tf.float32
 ):
   """Returns a model of vectors, which takes little time to train."""
-  flow = tfp_realnvp.RealNVPChain(
+  flow = flow_testing.chain(
     (2,),
-    num_blocks=1,
-    hidden_channels=2,
+    hidden_units=(2,),
     num_couplings=num_couplings,
     dtype=dtype,
     seed=seed,
@@ -563,6 +558,7 @@ def test_directory_that_cannot_be_made_is_reported_before_training(tmp_path):
   assert checkpoints.step == 0
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up_leaves_the_last_good_checkpoint(directory):
   # A limit on the size of files stands for the end of the disk.
   program = textwrap.dedent(f"""

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import keras
@@ -9,15 +8,15 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import density_estimator
+from tfp_realnvp import pixels
+from tfp_realnvp.training import density_estimator
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
 def _flow(**kwargs):
-  kwargs = {'num_blocks': 1, 'hidden_channels': 2, 'seed': 1} | kwargs
-  return tfp_realnvp.RealNVPChain((4, 4, 1), **kwargs)
+  return flow_testing.chain((4, 4, 1), **({'seed': 1} | kwargs))
 
 
 def _estimator(flow=None, compiled=True, **kwargs):
@@ -40,11 +39,11 @@ def test_bits_per_dim_by_hand():
   # A uniform density over 256 levels costs 8 bits for each pixel.
   log_prob = tf.constant(-12 * math.log(256.0))
   np.testing.assert_allclose(
-    density_estimator.bits_per_dim(log_prob, (2, 2, 3)), 8.0, rtol=1e-6
+    pixels.bits_per_dim(log_prob, (2, 2, 3)), 8.0, rtol=1e-6
   )
   for shape in (None, (2, None), (2, 0)):
     with pytest.raises(ValueError, match='`event_shape` must be fully known'):
-      density_estimator.bits_per_dim(log_prob, shape)
+      pixels.bits_per_dim(log_prob, shape)
 
 
 def test_fit_and_evaluate_any_distribution():
@@ -241,6 +240,7 @@ def test_callbacks_and_history(tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'dtype, loss_tolerance, tolerance',
   # Keras metrics are float32, whatever the model is.
@@ -328,6 +328,7 @@ def test_loss_scaling_changes_no_step():
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('compute_dtype', ['bfloat16', 'float16'])
 def test_networks_of_lower_precision_learn_as_well(compute_dtype):
   x = _images(200)
@@ -352,40 +353,9 @@ def test_networks_of_lower_precision_learn_as_well(compute_dtype):
   np.testing.assert_allclose(bits[1], bits[0], atol=0.05)
 
 
-def _garbage(kind, count=10):
-  if kind == 'uniform':  # Pixels like no image: a step is made.
-    return np.random.default_rng(0).uniform(0, 255, [count, 4, 4, 1])
-  images = _images(count).astype(np.float32)
-  images[1, 2, 3, 0] = {'nan': np.nan, 'beyond': 1e30, 'below': -1.0}[kind]
-  return images
-
-
 def _fit(model, *batches):
   images = np.concatenate(batches).astype(np.float32)
   return model.fit(images, batch_size=10, shuffle=False, verbose=0).history
-
-
-@pytest.mark.parametrize('jit_compile', [False, True])
-@pytest.mark.parametrize('kind', ['nan', 'beyond', 'below'])
-def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
-  model = _estimator(compiled=False)
-  model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)
-  _fit(model, _images(20))
-  state = model.variables + [v.value for v in model.optimizer.variables]
-  before = [v.numpy() for v in state]
-  history = _fit(model, _garbage(kind))
-  assert history['non_finite'] == [10]
-  for variable, value in zip(state, before):
-    np.testing.assert_array_equal(variable, value)
-  assert model.step.numpy() == 3
-  # Between others it is left out of the means, too.
-  history = _fit(model, _images(20), _garbage(kind))
-  assert history['non_finite'] == [10]
-  assert np.isfinite(history['loss']).all()
-  assert model.optimizer.iterations == 4
-  assert any(
-    np.any(variable.numpy() != value) for variable, value in zip(state, before)
-  )
 
 
 def test_variables_that_the_loss_does_not_see_stay_as_they_are():
@@ -398,36 +368,6 @@ def test_variables_that_the_loss_does_not_see_stay_as_they_are():
   model.fit(np.zeros([4, 2], np.float32), verbose=0)
   np.testing.assert_allclose(dist.loc, [0.9, 1.9], rtol=1e-5)
   assert dist.unseen == 3
-
-
-def test_gradients_that_are_not_finite_are_skipped():
-  scale = tf.Variable(1.0)
-
-  class Steep(tfd.Normal):
-    def _log_prob(self, value):
-      # Finite, with the slope of a square root at 0.
-      return -tf.sqrt(tf.abs(self.scale - 1.0)) - value**2
-
-  model = density_estimator.DensityEstimator(
-    tfd.Independent(Steep(tf.zeros([2]), scale), 1), num_levels=None
-  )
-  model.compile(keras.optimizers.SGD(0.1))
-  history = model.fit(np.ones([4, 2], np.float32), verbose=0).history
-  assert history['non_finite'] == [4]
-  assert scale.numpy() == 1
-
-
-def test_training_stops_after_too_many_skipped_in_a_row():
-  model = _estimator(max_skipped_in_a_row=3)
-  garbage = [_garbage('nan')] * 2
-  _fit(model, *garbage, _images(10), *garbage)  # Never three in a row.
-  with pytest.raises(FloatingPointError, match='3 batches in a row') as error:
-    _fit(model, _garbage('nan'), _images(10))
-  assert 'outside [0, 256)' in str(error.value)
-  assert 'stopped at step 6' in str(error.value)
-  assert model.optimizer.iterations == 1
-  with pytest.raises(ValueError, match='`max_skipped_in_a_row` .* got 0'):
-    _estimator(max_skipped_in_a_row=0)
 
 
 def test_noise_follows_from_seed_and_step():
@@ -467,8 +407,8 @@ def _vectors(count=40, seed=0):
 
 
 def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
-  flow = tfp_realnvp.RealNVPChain(
-    (2,), num_couplings=2, num_blocks=1, dtype=dtype, seed=seed, **kwargs
+  flow = flow_testing.chain(
+    (2,), num_couplings=2, dtype=dtype, seed=seed, **kwargs
   )
   base = flow_testing.isotropic_normal((2,), dtype)
   model = density_estimator.DensityEstimator(
@@ -524,21 +464,8 @@ def test_a_step_with_weights_is_that_of_repeated_events(call):
   np.testing.assert_allclose(*losses, rtol=1e-9)
 
 
-def test_class_weights_count():
-  model = _vector_estimator(tf.float64, condition_size=2, batch_norm=False)
-  x, condition = _vectors(), np.eye(2)[np.arange(40) % 2]
-  weights = np.where(condition[:, 1] == 1, 3.0, 1.0)
-  expected = model.evaluate(
-    x, condition, sample_weight=weights, verbose=0, return_dict=True
-  )
-  history = model.fit(
-    x, condition, class_weight={0: 1.0, 1: 3.0}, batch_size=40, verbose=0
-  ).history
-  np.testing.assert_allclose(history['loss'], expected['loss'], rtol=1e-9)
-
-
 def test_a_batch_of_no_weight_changes_nothing():
-  model = _vector_estimator(momentum=0.5)
+  model = _vector_estimator()
   before = [v.numpy() for v in model.variables]
   history = model.fit(
     _vectors(8), sample_weight=np.zeros(8), batch_size=8, verbose=0
@@ -554,149 +481,6 @@ def test_wrong_sample_weights_are_errors():
     model.train_on_batch(_vectors(), sample_weight=np.ones([40, 2]))
   with pytest.raises(ValueError, match='`class_weight` needs classes'):
     model.fit(_vectors(), class_weight={0: 1.0})
-
-
-@pytest.mark.parametrize('dtype', [tf.float64, tf.float32])
-def test_arrays_reach_the_distribution_in_its_precision(dtype):
-  model = _vector_estimator(dtype, condition_size=1, batch_norm=False)
-  # Far out, where float32 is coarse.
-  far = tf.constant(2.0**30, dtype)
-  dist = tfd.TransformedDistribution(model.distribution, tfb.Shift(far))
-  model = density_estimator.DensityEstimator(dist, num_levels=None)
-  model.compile(keras.optimizers.SGD(1e-3))
-  x = _vectors() + 2.0**30
-  condition = 0.1 + _vectors()[:, :1]
-  x, condition = (a.astype(dtype.as_numpy_dtype) for a in (x, condition))
-  kwargs = {
-    'distribution_kwargs': {'bijector_kwargs': {'condition': condition}}
-  }
-  expected = dist.log_prob(x, **kwargs)
-  loss = -np.mean(expected)
-  tolerance = 1e-10 if dtype == tf.float64 else 1e-5
-  for found in (
-    model.evaluate(x, condition, verbose=0, return_dict=True)['loss'],
-    model.test_on_batch(x, condition, return_dict=True)['loss'],
-    model.fit(x, condition, batch_size=40, verbose=0).history['loss'][0],
-  ):
-    np.testing.assert_allclose(found, loss, rtol=tolerance)
-  assert keras.config.floatx() == 'float32'
-
-
-@pytest.mark.parametrize(
-  'call', ['predict', 'predict_on_batch', 'train_on_batch']
-)
-def test_float64_arrays_are_not_rounded(call):
-  model = _vector_estimator(tf.float64)
-  x = _vectors()
-  expected = model.distribution.log_prob(x)
-  kwargs = {'verbose': 0} if call == 'predict' else {}
-  if call == 'train_on_batch':
-    expected = -np.mean(
-      model.distribution.log_prob(x, bijector_kwargs={'training': True})
-    )
-  got = getattr(model, call)(x, **kwargs)
-  got = got[0] if call == 'train_on_batch' else got
-  np.testing.assert_allclose(got, expected, rtol=1e-12)
-
-
-def test_a_frozen_model_is_not_trained():
-  model = _vector_estimator()
-  x = _vectors()
-  model.fit(x, verbose=0)
-  before = [v.numpy() for v in model.variables]
-  model.trainable = False
-  assert model.trainable_variables == []
-  assert len(model.non_trainable_variables) == len(before)
-  for train in (model.fit, model.train_on_batch):
-    with pytest.raises(ValueError, match='`trainable` is False'):
-      train(x)
-  for variable, value in zip(model.variables, before):
-    np.testing.assert_array_equal(variable, value)
-  model.evaluate(x, verbose=0)
-  model.trainable = True
-  model.fit(x, verbose=0)
-  assert any(np.any(v != b) for v, b in zip(model.variables, before))
-
-
-def _keras_coupling():
-  network = keras.Sequential(
-    [keras.Input([1]), keras.layers.Dense(8, 'relu'), keras.layers.Dense(2)]
-  )
-  return tfp_realnvp.AffineCoupling(network, [True, False])
-
-
-def _of_coupling(coupling):
-  model = density_estimator.DensityEstimator(
-    tfd.TransformedDistribution(
-      flow_testing.isotropic_normal((2,)), tfb.Invert(coupling)
-    ),
-    num_levels=None,
-  )
-  model.compile(keras.optimizers.Adam(1e-2))
-  return model
-
-
-def test_frozen_layers_of_keras_networks_are_not_trained():
-  coupling = _keras_coupling()
-  first, second = coupling.shift_and_log_scale_fn.layers
-  first.trainable = False
-  model = _of_coupling(coupling)
-  before = first.kernel.numpy(), second.kernel.numpy()
-  model.fit(_vectors(), verbose=0)
-  np.testing.assert_array_equal(first.kernel, before[0])
-  assert np.any(second.kernel != before[1])
-  # Also what is frozen after training has begun.
-  second.trainable = False
-  with pytest.raises(ValueError, match='has no trainable variables'):
-    model.fit(_vectors(), verbose=0)
-  first.trainable = second.trainable = True
-  with pytest.raises(ValueError, match='[Uu]nknown variable'):
-    model.fit(_vectors(), verbose=0)
-  model.compile(keras.optimizers.Adam(1e-2))
-  model.fit(_vectors(), verbose=0)
-  assert np.any(first.kernel != before[0])
-
-
-def test_a_deep_copy_of_a_keras_network_learns():
-  model = _of_coupling(copy.deepcopy(_keras_coupling()))
-  history = model.fit(2 * _vectors() + 5, epochs=5, verbose=0).history
-  assert history['loss'][-1] < history['loss'][0] - 1
-
-
-def test_a_network_that_is_not_built_is_an_error():
-  network = keras.Sequential([keras.layers.Dense(2)])
-  coupling = tfp_realnvp.AffineCoupling(network, [True, False])
-  with pytest.raises(ValueError, match='has no variables yet: build'):
-    _of_coupling(coupling)
-  coupling.forward(tf.ones([1, 2]))
-  _of_coupling(coupling).fit(_vectors(), verbose=0)
-
-
-@pytest.mark.parametrize(
-  'name', ['Adafactor', 'Lion', 'Muon', 'Nadam', 'RMSprop', 'SGD']
-)
-def test_optimizers_of_keras(name):
-  if not hasattr(keras.optimizers, name):
-    pytest.skip(f'Keras {keras.__version__} has no {name}')
-  model = _vector_estimator(compiled=False)
-  model.compile(getattr(keras.optimizers, name)(1e-2))
-  history = model.fit(2 + _vectors(), epochs=3, verbose=0).history
-  assert history['loss'][-1] < history['loss'][0]
-
-
-def test_what_cannot_be_saved_says_what_can(tmp_path):
-  model = _vector_estimator()
-  callback = keras.callbacks.ModelCheckpoint(str(tmp_path / 'model.keras'))
-  for save in (
-    lambda: model.save(tmp_path / 'model.keras'),
-    lambda: keras.models.clone_model(model),
-    lambda: model.fit(_vectors(), verbose=0, callbacks=[callback]),
-    lambda: model.export(tmp_path / 'export'),
-  ):
-    with pytest.raises(
-      NotImplementedError, match='`tfp_realnvp.export_saved_m'
-    ):
-      save()
 
 
 @pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
@@ -744,47 +528,3 @@ def test_boolean_images_have_two_levels():
     images.astype(np.uint8), verbose=0, return_dict=True
   )
   assert metrics == as_integers
-
-
-@pytest.mark.parametrize(
-  'optimizer',
-  [
-    keras.optimizers.Adam(1e-3),
-    keras.optimizers.SGD(1e-3),
-    keras.optimizers.Adam(1e-3, global_clipnorm=100.0),
-    keras.optimizers.SGD(1e-3, clipnorm=1.0),
-  ],
-  ids=['adam', 'sgd', 'global_clipnorm', 'clipnorm'],
-)
-def test_a_gradient_whose_square_overflows_is_skipped(optimizer):
-  model = _vector_estimator(batch_norm=False, compiled=False)
-  model.compile(optimizer)
-  x = _vectors()
-  x[3] = 1e12
-  history = model.fit(x, batch_size=10, shuffle=False, verbose=0).history
-  assert history['non_finite'] == [10]
-  assert np.isfinite(history['loss']).all()
-  for variable in model.variables + [v.value for v in optimizer.variables]:
-    assert np.isfinite(variable).all()
-
-
-def test_skipped_batches_are_seen_within_an_execution():
-  model = _vector_estimator(compiled=False)
-  model._max_skipped_in_a_row = 3
-  model.compile(keras.optimizers.SGD(1e-2), steps_per_execution=8)
-  x = _vectors(80)
-  x[10:45] = np.nan
-  with pytest.raises(FloatingPointError, match='3 batches in a row'):
-    model.fit(x, batch_size=10, shuffle=False, verbose=0)
-  # One step was taken; those after the third batch of NaN were not.
-  assert model.optimizer.iterations == 1
-  model.fit(_vectors(80), batch_size=10, shuffle=False, verbose=0)
-  assert model.optimizer.iterations == 9
-
-
-@pytest.mark.parametrize(
-  'name', ['loss_weights', 'metrics', 'weighted_metrics', 'loss']
-)
-def test_losses_and_metrics_cannot_be_chosen(name):
-  with pytest.raises(ValueError, match=f"`{name}` cannot be chosen.*'mae'"):
-    _vector_estimator(compiled=False).compile(**{name: ['mae']})

@@ -59,23 +59,19 @@ def work(kind, dtype, synchronized, output):
   import tensorflow as tf
   import tensorflow_probability as tfp
 
+  from tests import flow_testing
   import tfp_realnvp
 
   tfd = tfp.distributions
   losses, non_finite = [], []
   with strategy.scope():
-    flow = tfp_realnvp.RealNVPChain(
-      (4, 4, 1),
-      num_scales=1,
-      num_blocks=1,
-      hidden_channels=2,
-      synchronized=is_synchronized,
-      seed=1,
-      dtype=dtype,
+    norm = tfp_realnvp.BatchNormOptions(synchronized=is_synchronized)
+    flow = flow_testing.chain(
+      (4, 4, 1), norm, num_scales=1, seed=1, dtype=dtype
     )
     # The logit, a coupling and its batch norm: quick to trace.
-    flow = tfp_realnvp.RealNVPChain(
-      (4, 4, 1), dtype=dtype, bijectors=flow.bijectors[:3]
+    flow = tfp_realnvp.RealNVPChain.from_bijectors(
+      flow.bijectors[:3], (4, 4, 1), dtype=dtype
     )
     zero = tf.zeros([], dtype)
     base = tfd.Sample(tfd.Normal(zero, 1), sample_shape=(4, 4, 1))
@@ -183,6 +179,7 @@ def _assert_equal(found, expected, rtol):
       np.testing.assert_allclose(found[name], value, 2e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['mirrored', 'multi_worker'])
 def test_replicas_train_as_one_does(kind, alone, tmp_path):
   results = _run(kind, tmp_path)
@@ -197,6 +194,7 @@ def test_replicas_train_as_one_does(kind, alone, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_statistics_of_their_own(alone, tmp_path):
   (result,) = _run('mirrored', tmp_path, synchronized='own')
   # Each replica normalizes by its half of the batch: near, and not the same.

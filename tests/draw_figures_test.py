@@ -2,14 +2,15 @@
 
 import dataclasses
 
-import image_data
 import numpy as np
 import pytest
-import recipe
 import tensorflow as tf
 
 from tests import flow_testing
 from tests import program_testing
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
+from tfp_realnvp.paper import presets
 
 draw_figures = program_testing.load('draw_figures')
 
@@ -17,13 +18,13 @@ _SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
 
 
 def _artist(conditional, prior='standard', **changes):
-  distribution, preset = recipe.build_distribution(
+  distribution, preset = program_testing.build(
     'digits', conditional=conditional, prior=prior, **_SMALL
   )
   preset = dataclasses.replace(preset, **changes)
   flow_testing.randomize(distribution.bijector)
   data = image_data.load(
-    image_data.preset('digits'), 'digits', conditional=conditional
+    presets.preset('digits'), 'digits', conditional=conditional
   )
   images, condition = data.arrays('test', 64)
   return draw_figures.Artist(
@@ -80,7 +81,7 @@ def test_reconstruction_and_its_error():
 def test_attribute_change_leaves_an_image_of_its_own_class():
   artist, images = _artist(conditional=True)
   picture = artist.attribute_change()
-  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  data = image_data.load(presets.preset('digits'), 'digits', None, True)
   _, condition = data.arrays('test', 8)
   for row, own in enumerate(condition.argmax(1)):
     same = [
@@ -95,7 +96,7 @@ def test_attributes_are_those_of_the_image_before():
   artist, images = _artist(conditional=True, condition_feature='attributes')
   picture = artist.attribute_change()
   assert picture.shape == (8 * 65 + 1, 2 * 65 + 1, 1)
-  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  data = image_data.load(presets.preset('digits'), 'digits', None, True)
   _, condition = data.arrays('test', 8)
   flow = artist.distribution.bijector
   z = flow.inverse(images[:8] + np.float32(0.5), condition=condition)
@@ -111,14 +112,14 @@ def test_attributes_are_those_of_the_image_before():
 def test_share_of_images_that_are_likelier_under_their_label():
   artist, images = _artist(conditional=True)
   above_mean, above_all = artist.label_shares()
-  data = image_data.load(image_data.preset('digits'), 'digits', None, True)
+  data = image_data.load(presets.preset('digits'), 'digits', None, True)
   _, condition = data.arrays('test', 64)
   labels = condition.argmax(1)
   log_prob = np.stack(
     [
       artist.distribution.log_prob(
         images + np.float32(0.5),
-        **recipe.bijector_kwargs(np.eye(10, dtype='f4')[[label] * 64]),
+        **experiment.bijector_kwargs(np.eye(10, dtype='f4')[[label] * 64]),
       )
       for label in range(10)
     ]
@@ -136,7 +137,7 @@ def test_classes_are_the_rows():
 
 
 def test_larger_samples_are_by_the_prior_that_was_learned():
-  distribution, preset = recipe.build_distribution(
+  distribution, preset = program_testing.build(
     'digits', prior='learned', **_SMALL
   )
   loc, scale = distribution.distribution.variables
@@ -150,6 +151,7 @@ def test_larger_samples_are_by_the_prior_that_was_learned():
   assert len(np.unique(picture)) > 2
 
 
+@pytest.mark.slow
 def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
   flags = [f'--{name}={value}' for name, value in _SMALL.items()]
   program_testing.run(

@@ -1,12 +1,12 @@
 """Trains, exports and serves digits as a user does, each as a process."""
 
-import image_data
 import numpy as np
 import pytest
-import recipe
 import tensorflow as tf
 
 from tests import program_testing
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
 
 
 @pytest.fixture(scope='module')
@@ -24,6 +24,7 @@ def model_dir(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   export_dir = tmp_path / 'serving' / '1'
   flags = [f'--model_dir={model_dir}', f'--export_dir={export_dir}']
@@ -32,7 +33,7 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   assert error < 1e-5
   assert f'-v "{tmp_path}/serving:/models/real_nvp"' in output
   # What is exported is the end of training, statistics re-estimated.
-  distribution, preset, trained = recipe.load_trained(model_dir)
+  distribution, preset, trained = experiment.load_trained(model_dir)
   assert trained['dataset'] == 'digits'
   test, _ = image_data.load(preset, 'digits').arrays('test')
   served = tf.saved_model.load(str(export_dir)).signatures['log_prob']
@@ -46,6 +47,7 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   assert (export_dir / 'saved_model.pb').exists()
 
 
+@pytest.mark.slow
 def test_several_draws(model_dir, tmp_path):
   flags = [f'--model_dir={model_dir}', f'--export_dir={tmp_path / "1"}']
   output = program_testing.run(
@@ -54,6 +56,7 @@ def test_several_draws(model_dir, tmp_path):
   assert 'bits/dim of 50 held-out images' in output
 
 
+@pytest.mark.slow
 def test_directory_without_a_run_is_named(tmp_path):
   flags = [f'--model_dir={tmp_path}', f'--export_dir={tmp_path / "1"}']
   output = program_testing.run('export_and_serve', *flags, expect=1)

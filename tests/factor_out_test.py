@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import factor_out
+from tfp_realnvp.bijectors import factor_out
 
 tfb = tfp.bijectors
 

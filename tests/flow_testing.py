@@ -1,5 +1,6 @@
 """What tests share: a registry of bijectors, and how to randomize them."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -39,6 +40,32 @@ def count_ops(function, op_type, *args):
   return sum(op.type == op_type for op in graph.get_operations())
 
 
+def chain(event_shape, norm=None, batch_norm=True, **kwargs):
+  """Builds a small `RealNVPChain` from the options of all of its parts.
+
+  Args:
+    event_shape: Shape of an event.
+    norm: `BatchNormOptions` of the flow and of its networks.
+    batch_norm: Whether the couplings are normalized.
+    **kwargs: Of `RealNVPChain`, and of its networks.
+  """
+  norm = norm or tfp_realnvp.BatchNormOptions()
+  if len(event_shape) == 3:
+    factory = tfp_realnvp.ResidualNetworks
+    options = {'num_blocks': 1, 'hidden_channels': 2, 'batch_norm': norm}
+  else:
+    factory, options = tfp_realnvp.DenseNetworks, {'hidden_units': (32,)}
+  for field in dataclasses.fields(factory):
+    if field.name in kwargs:
+      options[field.name] = kwargs.pop(field.name)
+  return tfp_realnvp.RealNVPChain(
+    event_shape,
+    networks=factory(**options),
+    batch_norm=norm if batch_norm else None,
+    **kwargs,
+  )
+
+
 class Case:
   """A bijector to test, and data for its `forward` in data -> latent order."""
 
@@ -71,16 +98,18 @@ class Case:
     return bijector.inverse_and_log_det(z, **self.kwargs)
 
 
-def _residual(mask, dtype, channels=(2, 2), **kwargs):
-  return tfp_realnvp.ResidualNetwork(
-    *channels,
-    hidden_channels=3,
-    num_blocks=1,
-    mask=mask,
-    momentum=0.0,
-    dtype=dtype,
-    seed=1,
-    **kwargs,
+_NO_MEMORY = tfp_realnvp.BatchNormOptions(momentum=0.0)
+
+
+def _residual(mask, dtype, channels=(2, 2)):
+  networks = tfp_realnvp.ResidualNetworks(
+    hidden_channels=3, num_blocks=1, batch_norm=_NO_MEMORY, seed=1
+  )
+  in_channels, out_channels = channels
+  return networks(
+    tfp_realnvp.NetworkSpec(
+      in_channels=in_channels, out_channels=out_channels, mask=mask, dtype=dtype
+    )
   )
 
 
@@ -96,29 +125,25 @@ def _channel(dtype):
 
 def _vector(dtype):
   mask = [True, False, True, False, False]
-  network = tfp_realnvp.DenseNetwork(2, 3, 4, 2, dtype=dtype, seed=1)
+  network = tfp_realnvp.DenseNetworks(hidden_units=(4, 4), seed=1)(
+    tfp_realnvp.NetworkSpec(in_channels=2, out_channels=3, dtype=dtype)
+  )
   return tfp_realnvp.AffineCoupling(network, mask, dtype=dtype)
 
 
 def _image_chain(dtype, **kwargs):
-  return tfp_realnvp.RealNVPChain(
+  return chain(
     (4, 4, 1),
-    **({'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2} | kwargs),
-    momentum=0.0,
+    norm=_NO_MEMORY,
     dtype=dtype,
     seed=1,
+    **({'num_scales': 2} | kwargs),
   )
 
 
 def _vector_chain(dtype, **kwargs):
-  return tfp_realnvp.RealNVPChain(
-    (3,),
-    num_couplings=4,
-    num_blocks=1,
-    momentum=0.0,
-    dtype=dtype,
-    seed=1,
-    **kwargs,
+  return chain(
+    (3,), norm=_NO_MEMORY, num_couplings=4, dtype=dtype, seed=1, **kwargs
   )
 
 
@@ -168,6 +193,10 @@ CASES = {
     (4, 4, 1),
     **_pixels,
     kwargs=_CONDITION,
+  ),
+  'chain_periodic': _chain(
+    functools.partial(_image_chain, padding='periodic', logit_transform=None),
+    (4, 4, 1),
   ),
   'chain_vector': _chain(_vector_chain, (3,)),
   'chain_vector_conditional': _chain(

@@ -4,14 +4,14 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import likelihood
+from tfp_realnvp.training import likelihood
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
 def _flow(**kwargs):
-  return tfp_realnvp.RealNVPChain((2,), num_couplings=2, num_blocks=1, **kwargs)
+  return flow_testing.chain((2,), num_couplings=2, **kwargs)
 
 
 def _over(flow):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp import logit_transform
+from tfp_realnvp.bijectors import logit_transform
 
 
 def test_values_by_hand():
@@ -81,3 +81,10 @@ def test_small_alpha_is_exact_at_both_ends():
   ]
   for single, double in zip(*values):
     np.testing.assert_allclose(single, double, rtol=2e-6)
+
+
+def test_more_levels_than_the_dtype_holds_are_an_error():
+  for dtype, levels in ((tf.float16, 2**8), (tf.bfloat16, 2**5)):
+    logit_transform.LogitTransform(levels, alpha=0.1, dtype=dtype)
+    with pytest.raises(ValueError, match='`num_levels` must be at most'):
+      logit_transform.LogitTransform(2 * levels, alpha=0.1, dtype=dtype)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp import mask
+from tfp_realnvp.bijectors import mask
 
 
 def test_checkerboard_keeps_odd_sums_as_the_paper_does():

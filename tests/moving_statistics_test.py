@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp import moving_statistics
+from tfp_realnvp.networks import moving_statistics
 
 
 def test_first_update_leaves_no_trace_of_the_initial_values():

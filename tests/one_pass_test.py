@@ -5,15 +5,15 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import flow_bijector
-from tfp_realnvp import one_pass
+from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors import one_pass
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
 def _flow(**kwargs):
-  flow = tfp_realnvp.RealNVPChain((2,), num_couplings=2, num_blocks=1, **kwargs)
+  flow = flow_testing.chain((2,), num_couplings=2, **kwargs)
   return flow_testing.randomize(flow)
 
 
@@ -62,7 +62,7 @@ def test_every_call_in_training_is_one_pass_and_one_update(
     flow_testing.isotropic_normal((2,)), bijector
   )
   x = tf.random.stateless_normal([5, 2], [0, 1])
-  kwargs = flow_bijector.nested_kwargs(bijector, training=True)
+  kwargs = composition.nested_kwargs(bijector, training=True)
   passes = _count_passes(monkeypatch)
   _three_log_probs(how, dist, x, kwargs)
   assert len(passes) == 3
@@ -80,7 +80,7 @@ def test_the_same_condition_needs_one_pass(as_array, wrapper, how, monkeypatch):
     flow_testing.isotropic_normal((2,)), bijector
   )
   condition = as_array([1.0, 2.0])
-  kwargs = flow_bijector.nested_kwargs(bijector, condition=condition)
+  kwargs = composition.nested_kwargs(bijector, condition=condition)
   passes = _count_passes(monkeypatch)
   x = tf.random.stateless_normal([5, 2], [0, 1])
   _three_log_probs(how, dist, x, kwargs)
@@ -107,7 +107,7 @@ def test_a_condition_counts_with_its_value_at_the_call(kind, wrapper):
   x = tf.random.stateless_normal([5, 2], [0, 1])
 
   def results(condition):
-    kwargs = flow_bijector.nested_kwargs(bijector, condition=condition)
+    kwargs = composition.nested_kwargs(bijector, condition=condition)
     z = bijector.inverse(x, **kwargs)
     return (
       z,

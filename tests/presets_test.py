@@ -1,16 +1,15 @@
 import dataclasses
 import os
 
-import image_data
-import keras
 import numpy as np
 import pytest
-import recipe
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tensorflow_probability as tfp
 
 import tfp_realnvp
+from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
 
 tfd = tfp.distributions
 
@@ -45,14 +44,14 @@ def test_preset_is_the_papers(name):
   preset = tfp_realnvp.preset(name)
   assert _PAPER[name] == (
     preset.num_scales,
-    preset.num_blocks,
-    preset.hidden_channels,
+    preset.networks.num_blocks,
+    preset.networks.hidden_channels,
     preset.tfds_name,
     preset.image_shape[0],
     preset.center_crop,
     preset.smallest_side,
     preset.flip,
-    preset.lagged_batch_norm,
+    preset.batch_norm.lagged,
     preset.bits_per_dim,
   )
   assert preset.image_shape == (preset.image_shape[0],) * 2 + (3,)
@@ -73,8 +72,9 @@ _SMALL = tfp_realnvp.Preset(
   image_shape=(4, 4, 1),
   num_levels=17,
   num_scales=1,
-  num_blocks=1,
-  hidden_channels=2,
+  networks=tfp_realnvp.ResidualNetworks(
+    num_blocks=1, hidden_channels=2, seed=0
+  ),
 )
 
 
@@ -82,7 +82,7 @@ _SMALL = tfp_realnvp.Preset(
 def test_validate_args_checks_that_pixels_are_on_range(value):
   x = np.full([2, 4, 4, 1], 3.0, np.float32)
   x[1, 2, 3, 0] = value
-  dist = _SMALL.distribution(validate_args=True, seed=0)
+  dist = _SMALL.distribution(validate_args=True)
   assert np.isfinite(dist.log_prob(x[:1]))
   with pytest.raises(
     tf.errors.InvalidArgumentError, match=r'must be pixels on \[0, 17\)'
@@ -91,12 +91,12 @@ def test_validate_args_checks_that_pixels_are_on_range(value):
 
 
 def test_distribution_in_float64():
-  dist = _SMALL.distribution(dtype=tf.float64, seed=0)
+  dist = _SMALL.distribution(dtype=tf.float64)
   assert dist.dtype == tf.float64
   x = np.random.default_rng(0).uniform(0, 17, [3, 4, 4, 1])
   log_prob = dist.log_prob(x)
   assert log_prob.dtype == tf.float64
-  single = _SMALL.distribution(seed=0)
+  single = _SMALL.distribution()
   for target, source in zip(single.variables, dist.variables):
     target.assign(tf.cast(source, target.dtype))
   np.testing.assert_allclose(
@@ -138,8 +138,6 @@ def test_distribution_errors():
     ({'image_shape': 4}, '`image_shape` must be .* got 4'),
     ({'num_levels': 1.5}, '`num_levels` must be an int .* got 1.5'),
     ({'num_scales': 0}, '`num_scales` must be an int .* or None, got 0'),
-    ({'num_blocks': None}, '`num_blocks` must be an int .* got None'),
-    ({'hidden_channels': 0}, '`hidden_channels` must be an int .* got 0'),
     ({'batch_size': 0}, '`batch_size` must be an int .* got 0'),
     ({'center_crop': -1}, '`center_crop` must be an int .* got -1'),
     ({'smallest_side': 64.0}, '`smallest_side` must be an int .* got 64.0'),
@@ -166,7 +164,27 @@ def _narrow(preset):
   """A preset with little to compute; FULL_SIZE=1 leaves it as it is."""
   if os.environ.get('FULL_SIZE'):
     return preset
-  return dataclasses.replace(preset, num_blocks=1, hidden_channels=2)
+  return experiment.vary(preset, num_blocks=1, hidden_channels=2)
+
+
+def test_variants_change_the_parts_too():
+  preset = experiment.vary(
+    tfp_realnvp.preset('cifar10'),
+    num_scales=3,
+    hidden_channels=5,
+    momentum=0.5,
+    lagged_batch_norm=False,
+    compute_dtype=None,
+  )
+  assert preset.num_scales == 3
+  assert preset.networks == tfp_realnvp.ResidualNetworks(
+    num_blocks=8,
+    hidden_channels=5,
+    batch_norm=tfp_realnvp.BatchNormOptions(momentum=0.5),
+  )
+  assert preset.batch_norm == tfp_realnvp.BatchNormOptions(momentum=0.5)
+  with pytest.raises(TypeError, match='num_blokcs'):
+    experiment.vary(preset, num_blokcs=2)
 
 
 @pytest.mark.parametrize('name', _PAPER)
@@ -188,24 +206,15 @@ def test_preset_builds_and_latents_of_each_scale(name):
   assert round(size / 1e6) == {2: 20, 4: 46, 5: 96}[preset.num_scales]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _PAPER)
 def test_preset_trains_and_evaluates_on_its_own_data_set(name):
   preset = _narrow(tfp_realnvp.preset(name))
   conditional = name in ('cifar10', 'celeb_a')
-  distribution, _ = recipe.build_distribution(
-    name,
-    conditional=conditional,
-    num_blocks=preset.num_blocks,
-    hidden_channels=preset.hidden_channels,
-  )
-  model = tfp_realnvp.DensityEstimator(
-    distribution,
-    num_levels=preset.num_levels,
-    l2_coefficient=preset.l2_coefficient,
-    l2_variables=distribution.bijector.scale_parameters,
-  )
+  distribution = experiment.build_distribution(preset, conditional)
+  model = experiment.build_estimator(preset, distribution)
   # A graph of so many layers takes longer to make than a few steps.
-  model.compile(keras.optimizers.Adam(preset.learning_rate), run_eagerly=True)
+  model.run_eagerly = True
   before = [v.numpy() for v in model.trainable_variables]
   with tfds.testing.mock_data(num_examples=6):
     data = image_data.load(preset, name, conditional=conditional)

@@ -8,6 +8,8 @@ import sys
 
 from absl import flags
 
+from tfp_realnvp.paper import experiment
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -16,10 +18,32 @@ def load(program):
 
   Several programs have flags of one name, and a process can have one of them.
   """
-  module = importlib.import_module(program)
-  for name in [f.name for f in flags.FLAGS.flags_by_module_dict()[program]]:
+  module = importlib.import_module(f'examples.{program}')
+  own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
+  for name in [flag.name for flag in own]:
     delattr(flags.FLAGS, name)
   return module
+
+
+def build(dataset, conditional=False, prior='standard', **changes):
+  """Returns the distribution that flags of `train.py` describe, and its preset.
+
+  Args:
+    dataset: Name of a preset.
+    conditional: Whether the flow is conditional.
+    prior: Distribution of the latents.
+    **changes: Other flags, and `dtype` and `validate_args`.
+  """
+  kwargs = {
+    name: changes.pop(name)
+    for name in ('dtype', 'validate_args')
+    if name in changes
+  }
+  preset = experiment.preset_of_flags(dataset, **changes)
+  distribution = experiment.build_distribution(
+    preset, conditional, prior, **kwargs
+  )
+  return distribution, preset
 
 
 def command(program, *flags):

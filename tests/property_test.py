@@ -17,8 +17,9 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import flow_bijector
 from tfp_realnvp import visualization
+from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors import flow_sequence
 
 tfb = tfp.bijectors
 
@@ -144,7 +145,7 @@ def _sequences(draw):
     one = tf.constant(1.0, dtype)
     norm = tfp_realnvp.BatchNormBijector(case.event_shape[-1], dtype=dtype)
     parts = [case.make(dtype=dtype), norm, tfb.Shift(one), tfb.Scale(2 * one)]
-    return flow_bijector.FlowSequence([parts[i] for i in order], 3, dtype=dtype)
+    return flow_sequence.FlowSequence([parts[i] for i in order], 3, dtype=dtype)
 
   return flow_testing.Case(make, case.event_shape)
 
@@ -152,9 +153,8 @@ def _sequences(draw):
 @st.composite
 def _chains(draw, is_image):
   size = draw(st.none() | _side)
+  hidden = draw(_side)
   arguments = {
-    'num_blocks': 1,
-    'hidden_channels': draw(_side),
     'batch_norm': draw(_flag),
     'condition_size': size,
     'seed': draw(st.integers(0, 9)),
@@ -162,11 +162,11 @@ def _chains(draw, is_image):
   if is_image:
     scales, (height, width, channels) = draw(st.integers(1, 2)), draw(_image)
     event_shape = (scales * height, scales * width, channels - 1)
-    arguments['num_scales'] = scales
+    arguments |= {'num_scales': scales, 'hidden_channels': hidden}
   else:
     event_shape = draw(_vector)
-    arguments['num_couplings'] = draw(_side)
-  make = functools.partial(tfp_realnvp.RealNVPChain, event_shape, **arguments)
+    arguments |= {'num_couplings': draw(_side), 'hidden_units': (hidden,)}
+  make = functools.partial(flow_testing.chain, event_shape, **arguments)
   kwargs = {'condition': np.linspace(-1, 1, size)} if size else {}
   limits = (0.0, 256.0) if is_image else (-2.0, 2.0)
   return flow_testing.Case(make, event_shape, *limits, kwargs, generative=True)
@@ -279,7 +279,7 @@ def test_compositions_of_tfp_have_the_same_answer(name, draw):
   direct = tfb.Invert(bijector) if case.generative else bijector
   half = tf.constant(0.5, x.dtype)
   chain = tfb.Chain([tfb.Invert(tfb.Invert(direct)), tfb.Scale(half)])
-  kwargs = flow_bijector.nested_kwargs(chain, **case.kwargs)
+  kwargs = composition.nested_kwargs(chain, **case.kwargs)
   _assert_close(chain.forward(2 * x, **kwargs), z)
   _assert_close(chain.inverse(tf.identity(z), **kwargs), 2 * x, z)
   size, ndims = math.prod(case.event_shape), len(case.event_shape)
@@ -415,22 +415,11 @@ def _is_real(minimum, maximum):
   )
 
 
-_NETWORKS = [
-  (
-    tfp_realnvp.ResidualNetwork,
-    {
-      'in_channels': 1,
-      'out_channels': 1,
-      'hidden_channels': 1,
-      'num_blocks': 1,
-    },
-  ),
-  (
-    tfp_realnvp.DenseNetwork,
-    {'in_size': 1, 'out_size': 1, 'hidden_size': 1, 'num_layers': 1},
-  ),
-]
-_CHAIN = {'event_shape': (2, 2, 1), 'num_blocks': 1, 'hidden_channels': 1}
+_CHAIN = functools.partial(
+  tfp_realnvp.RealNVPChain,
+  (2, 2, 1),
+  networks=tfp_realnvp.ResidualNetworks(num_blocks=1, hidden_channels=1),
+)
 _never = lambda value: False
 _picture = np.zeros([2, 2, 1], np.uint8)
 _grid = functools.partial(visualization.image_grid, _picture[np.newaxis])
@@ -453,12 +442,12 @@ ARGUMENTS = [
   ),
   (functools.partial(tfp_realnvp.AffineCoupling, abs), 'mask', _never),
   (
-    functools.partial(flow_bijector.FlowSequence, event_ndims=1),
+    functools.partial(flow_sequence.FlowSequence, event_ndims=1),
     'bijectors',
     _never,
   ),
   (
-    functools.partial(flow_bijector.FlowSequence, [tfb.Exp()]),
+    functools.partial(flow_sequence.FlowSequence, [tfb.Exp()]),
     'event_ndims',
     _is_int(0),
   ),
@@ -502,26 +491,23 @@ ARGUMENTS = [
       ('momentum', lambda value: value is None or _is_real(0, 0.9)(value)),
     )
   ],
-  *[
-    (functools.partial(function, **sizes | {name: 2}), name, is_right)
-    for function, sizes in _NETWORKS
-    for name, is_right in (
-      *((name, _is_int(1)) for name in sizes),
-      ('condition_size', lambda v: v is None or _is_int(1)(v)),
-    )
-  ],
-  *[
-    (functools.partial(tfp_realnvp.RealNVPChain, **_CHAIN | {n: None}), n, r)
-    for n, r in (
-      ('num_blocks', _is_int(1)),
-      ('hidden_channels', _is_int(1)),
-      ('num_scales', lambda v: v is None or _is_int(1, 2)(v)),
-      ('num_couplings', lambda v: v is None),
-      ('logit_transform', lambda v: v is None),
-      ('bijectors', lambda v: v is None),
-      ('momentum', _is_real(0, 0.9)),
-    )
-  ],
+  (tfp_realnvp.ResidualNetworks, 'hidden_channels', _is_int(1)),
+  (tfp_realnvp.ResidualNetworks, 'num_blocks', _is_int(1)),
+  (tfp_realnvp.ResidualNetworks, 'batch_norm', lambda v: v is None),
+  (tfp_realnvp.ResidualNetworks, 'padding', _never),
+  (
+    tfp_realnvp.DenseNetworks,
+    'hidden_units',
+    lambda v: isinstance(v, (list, tuple)),
+  ),
+  (tfp_realnvp.DenseNetworks, 'activation', callable),
+  (tfp_realnvp.BatchNormOptions, 'momentum', _is_real(0, 0.9)),
+  (_CHAIN, 'num_scales', lambda v: v is None or _is_int(1, 2)(v)),
+  (_CHAIN, 'num_couplings', lambda v: v is None),
+  (_CHAIN, 'networks', lambda v: v is None),
+  (_CHAIN, 'batch_norm', lambda v: v is None),
+  (_CHAIN, 'condition_size', lambda v: v is None or _is_int(1)(v)),
+  (_CHAIN, 'logit_transform', lambda v: v is None),
 ]
 _HOSTILE = [True, 2, 2.0, 2.5, 0.25, -1, 0, None, 'a', math.nan, math.inf, 1j]
 _HOSTILE += [np.int64(2), np.int64(0), np.float32(0.25), np.array([2, 2]), {}]

@@ -6,21 +6,19 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import moving_statistics
+from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.training import reestimation
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
+_LAGGED = tfp_realnvp.BatchNormOptions(lagged=True)
+
+
 def _flow(**kwargs):
-  kwargs = {
-    'num_scales': 1,
-    'num_blocks': 1,
-    'hidden_channels': 2,
-    'dtype': tf.float64,
-    'seed': 1,
-  } | kwargs
-  return tfp_realnvp.RealNVPChain((4, 4, 1), **kwargs)
+  kwargs = {'num_scales': 1, 'dtype': tf.float64, 'seed': 1} | kwargs
+  return flow_testing.chain((4, 4, 1), **kwargs)
 
 
 def _estimator(flow, **kwargs):
@@ -64,7 +62,7 @@ def _assert_state(model, state):
 
 
 def test_statistics_are_those_of_all_data():
-  flow = _flow(momentum=0.5)
+  flow = _flow(norm=tfp_realnvp.BatchNormOptions(momentum=0.5))
   model = _estimator(flow, num_levels=None)
   model.compile(keras.optimizers.Adam(1e-2))
   images = _images(60) + 0.5
@@ -99,14 +97,14 @@ def test_statistics_are_those_of_all_data():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kwargs',
   [
     {},
-    {'lagged_network_norm': True},
-    {'lagged_batch_norm': True},
-    {'lagged_network_norm': True, 'recompute_networks': True},
-    {'synchronized': True},
+    {'norm': _LAGGED},
+    {'norm': _LAGGED, 'recompute': True},
+    {'norm': tfp_realnvp.BatchNormOptions(synchronized=True)},
   ],
 )
 @pytest.mark.parametrize('eager', [False, True])
@@ -238,7 +236,7 @@ def test_all_or_nothing(data, error, message):
   _assert_state(model, state)
 
 
-@pytest.mark.parametrize('call', [3, 10])
+@pytest.mark.parametrize('call', [7, 10])
 def test_an_interrupt_leaves_the_statistics_as_they_were(call, monkeypatch):
   model, statistics = _normalizer()
   statistics.update(tf.constant([3.0]), tf.constant([4.0]))
@@ -250,7 +248,7 @@ def test_an_interrupt_leaves_the_statistics_as_they_were(call, monkeypatch):
   def interrupted(*args, **kwargs):
     nonlocal count
     count += 1
-    if count == call:  # Of a batch, and of the results.
+    if count == call:  # While values are put back, and while results are set.
       raise KeyboardInterrupt
     return assign(*args, **kwargs)
 
@@ -261,10 +259,28 @@ def test_an_interrupt_leaves_the_statistics_as_they_were(call, monkeypatch):
   assert count > call
 
 
-def test_other_state_stays_as_it_is():
+@pytest.mark.parametrize('name', ['add', 'assign_to'])
+def test_an_interrupt_between_batches_leaves_them_as_they_were(
+  name, monkeypatch
+):
+  model, statistics = _normalizer()
+  statistics.update(tf.constant([3.0]), tf.constant([4.0]))
+  state = _state(model)
+
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(reestimation._Average, name, interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    model.reestimate_statistics(_vectors([1, 2], [3]))
+  _assert_state(model, state)
+
+
+def _keras_network(*layers):
+  """Returns a Keras network, a batch norm, and the model of both."""
   network = keras.Sequential(
     [
-      keras.Input([1]),
+      *layers,
       keras.layers.Dense(4, activation='relu'),
       keras.layers.BatchNormalization(),
       keras.layers.Dropout(0.5, seed=0),
@@ -278,6 +294,37 @@ def test_other_state_stays_as_it_is():
     tfd.TransformedDistribution(flow_testing.isotropic_normal((2,)), bijector),
     num_levels=None,
   )
+  return network, norm, model
+
+
+def test_state_that_the_first_batch_builds_stays_as_it_starts():
+  network, norm, model = _keras_network()
+  x = np.random.default_rng(0).normal(3, 2, [20, 2]).astype(np.float32)
+  (seed,) = [v.numpy() for v in network.variables]
+  model.reestimate_statistics(x, batch_size=10)
+  batch_norm, dropout = network.layers[1:3]
+  np.testing.assert_array_equal(batch_norm.moving_mean.numpy(), np.zeros(4))
+  np.testing.assert_array_equal(batch_norm.moving_variance.numpy(), np.ones(4))
+  np.testing.assert_array_equal(dropout.seed_generator.state.numpy(), seed)
+  assert norm.statistics.num_updates == 2
+
+
+def test_statistics_that_layers_share_are_an_error():
+  norm = tfp_realnvp.BatchNormBijector(1)
+  twin = norm.copy(name='twin')
+  bijector = tfb.Chain([tfb.Invert(norm), tfb.Shift(9.0), tfb.Invert(twin)])
+  model = tfp_realnvp.DensityEstimator(
+    tfd.TransformedDistribution(flow_testing.isotropic_normal((1,)), bijector),
+    num_levels=None,
+  )
+  state = _state(model)
+  with pytest.raises(ValueError, match='moving_statistics.* moved 2 times'):
+    model.reestimate_statistics(_vectors([1, 3]))
+  _assert_state(model, state)
+
+
+def test_other_state_stays_as_it_is():
+  network, norm, model = _keras_network(keras.Input([1]))
   x = np.random.default_rng(0).normal(3, 2, [20, 2]).astype(np.float32)
   state = [v.numpy() for v in network.variables]
   assert len(state) == 9  # The seed of the dropout is among them.

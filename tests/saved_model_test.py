@@ -16,8 +16,8 @@ import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
-from tfp_realnvp import density_estimator
 from tfp_realnvp import saved_model
+from tfp_realnvp.training import density_estimator
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -43,8 +43,7 @@ np.savez(outputs, **{name: answer.numpy() for name, answer in answers.items()})
 
 
 def _flow(event_shape=SHAPE, **kwargs):
-  kwargs = {'num_blocks': 1, 'hidden_channels': 2, 'seed': 1} | kwargs
-  return tfp_realnvp.RealNVPChain(event_shape, **kwargs)
+  return flow_testing.chain(event_shape, **({'seed': 1} | kwargs))
 
 
 def _distribution(event_shape=SHAPE, bijector=None, dtype=tf.float32, **kwargs):
@@ -107,7 +106,7 @@ def vectors_model(tmp_path_factory):
   flow = _flow(
     (3,),
     num_couplings=2,
-    hidden_channels=8,
+    hidden_units=(8,),
     condition_size=2,
     dtype=tf.float64,
   )
@@ -649,8 +648,8 @@ def test_any_request_gets_the_librarys_answer_or_an_error(libraries, data):
 
 
 def test_requests_in_json_of_the_documentation(tmp_path):
-  flow = tfp_realnvp.RealNVPChain(
-    (2, 2, 1), bijectors=[tfp_realnvp.LogitTransform()]
+  flow = tfp_realnvp.RealNVPChain.from_bijectors(
+    [tfp_realnvp.LogitTransform()], (2, 2, 1)
   )
   model = Served(tmp_path, _distribution((2, 2, 1), flow))
   text = (pathlib.Path(__file__).parent.parent / 'docs/serving.md').read_text()
@@ -731,11 +730,12 @@ tf.config.set_logical_device_configuration(
   [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 import tensorflow_probability as tfp
+from tests import flow_testing
 import tfp_realnvp
 from tfp_realnvp import saved_model
 strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
 with strategy.scope():
-  flow = tfp_realnvp.RealNVPChain((2,), num_couplings=2, seed=1)
+  flow = flow_testing.chain((2,), num_couplings=2, seed=1)
   base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), 2)
   dist = tfp.distributions.TransformedDistribution(base, flow)
   model = tfp_realnvp.DensityEstimator(dist, num_levels=None)
@@ -860,8 +860,13 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   vector = tfd.TransformedDistribution(
     tfd.MultivariateNormalDiag([0.0, 0.0]), tfb.Identity()
   )
-  with pytest.raises(ValueError, match='`condition_size` is for .* got 2'):
-    saved_model.export_saved_model(vector, path, condition_size=2)
+  # Flows that depend on `training` alone, and bijectors that are no flows.
+  flow = _flow((2,), num_couplings=1)
+  chain = _distribution((2,), tfb.Chain([tfb.Shift(1.0), flow]))
+  inverted = _distribution((2,), tfb.Invert(flow))
+  for unconditional in (vector, chain, inverted):
+    with pytest.raises(ValueError, match='`condition_size` is for .* got 2'):
+      saved_model.export_saved_model(unconditional, path, condition_size=2)
   parts = [flow_testing.isotropic_normal((1,))] * 2
   joint = tfd.JointDistributionSequential(parts)
   joint = tfd.TransformedDistribution(joint, tfb.Invert(tfb.Split([1, 1])))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp import squeeze
+from tfp_realnvp.bijectors import squeeze
 
 
 def _image():

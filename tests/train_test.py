@@ -146,6 +146,7 @@ def _stop_at(path, number, *flags, sigint='SIG_DFL'):
   return process.returncode, output, int(told[1])
 
 
+@pytest.mark.slow
 def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
   flags = _digits(tmp_path, '--checkpoint_every=1000')
   # The first evaluation has begun.
@@ -224,6 +225,7 @@ def _assert_same(model_dir, undisturbed):
   assert found == expected
 
 
+@pytest.mark.slow
 def test_run_killed_anywhere_ends_in_the_same_weights(undisturbed, tmp_path):
   rng = np.random.default_rng(_NUM_KILLS)
   in_write = 0
@@ -238,6 +240,7 @@ def test_run_killed_anywhere_ends_in_the_same_weights(undisturbed, tmp_path):
   _assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
   flags = _digits(tmp_path, *_DETERMINISTIC)
   status, output, step = _stop_at(
@@ -257,6 +260,7 @@ def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
   _assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
   flags = _digits(tmp_path, '--num_steps=4')
   output = _run(*flags)
@@ -278,8 +282,8 @@ def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
 _DAMAGED = """
 import dataclasses
 from absl import app
-import image_data
 import tensorflow as tf
+from tfp_realnvp.paper import data as image_data
 import train
 
 load = image_data.load
@@ -300,6 +304,7 @@ app.run(train.main)
 """
 
 
+@pytest.mark.slow
 def test_damaged_data_are_named(tmp_path):
   root = program_testing.ROOT
   done = subprocess.run(
@@ -319,6 +324,7 @@ def test_damaged_data_are_named(tmp_path):
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_float16_and_recomputation(tmp_path):
   flags = ['--compute_dtype=float16', '--recompute_networks']
   output = _run(*_digits(tmp_path, '--num_steps=20', *flags))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
-import tfp_realnvp
+from tests import flow_testing
 from tfp_realnvp import visualization
 
 
@@ -13,6 +14,31 @@ def test_to_uint8_floors_clips_and_scales():
   value = visualization.to_uint8(np.array([0.0, 8.5, 16.9, 20.0]), 17)
   assert value.dtype == np.uint8
   np.testing.assert_array_equal(value, [0, 128, 255, 255])
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(
+  'dtype, values, num_levels, expected',
+  [
+    (bool, [False, True], 2, [0, 255]),
+    ('int8', [-128, 0, 127], 256, [0, 0, 127]),
+    ('uint8', [0, 255], 1000, [0, 65]),
+    ('int16', [-1, 1000, 2**15 - 1], 2**16, [0, 4, 127]),
+    ('uint16', [0, 2**16 - 1], 2**16, [0, 255]),
+    ('int64', [-5, 3, 20], 17, [0, 48, 255]),
+    ('float16', [0.5, 32768.0, 65504.0], 2**16, [0, 128, 255]),
+    ('float32', [2**24, 2**25], 2**25 + 1, [128, 255]),
+  ],
+)
+def test_to_uint8_of_every_dtype(dtype, values, num_levels, expected):
+  for pixels in (np.array(values, dtype), tf.constant(values, dtype)):
+    value = visualization.to_uint8(pixels, num_levels)
+    assert value.dtype == np.uint8
+    np.testing.assert_array_equal(value, expected)
+  bfloat16 = tf.constant([-1.0, 8.5, 16.0], tf.bfloat16)
+  np.testing.assert_array_equal(
+    visualization.to_uint8(bfloat16, 17), [0, 128, 255]
+  )
 
 
 def test_image_grid_by_hand():
@@ -39,7 +65,7 @@ def test_image_grid_zooms():
 
 def test_image_grid_marks_in_red():
   images = np.array([7, 8], np.uint8).reshape(2, 1, 1, 1)
-  grid = visualization.image_grid(images, num_columns=2, marked=[1])
+  grid = visualization.image_grid(images, num_columns=2, marked=iter([1]))
   red, white = [255, 0, 0], [255, 255, 255]
   np.testing.assert_array_equal(
     grid,
@@ -68,10 +94,18 @@ def test_manifold_by_equation_19():
   assert visualization.manifold(latents.astype('f4')).dtype == np.float32
 
 
+@pytest.mark.parametrize('dtype', [bool, 'uint8', 'int64', 'bfloat16'])
+def test_manifold_of_latents_that_are_not_floats(dtype):
+  latents = tf.constant([[0, 1], [1, 1], [1, 0], [0, 0]])
+  points = visualization.manifold(tf.cast(latents, dtype), num_angles=8)
+  assert points.dtype == np.float64
+  expected = visualization.manifold(latents.numpy().astype(float), 8)
+  np.testing.assert_array_equal(points, expected)
+  np.testing.assert_allclose(points[1, 0], [0.5**0.5, 2**0.5])
+
+
 def test_keep_coarse_replaces_the_finest_scales():
-  flow = tfp_realnvp.RealNVPChain(
-    (8, 8, 2), num_scales=3, num_blocks=1, hidden_channels=2
-  )
+  flow = flow_testing.chain((8, 8, 2), num_scales=3)
   rng = np.random.default_rng(0)
   z, fresh = rng.normal(size=[2, 1, 8, 8, 2]).astype(np.float32)
   results = visualization.keep_coarse(flow, z, fresh)
@@ -102,12 +136,21 @@ def test_errors_name_the_argument_and_show_the_value():
   with pytest.raises(ValueError, match='`images` must be uint8, got float64'):
     visualization.image_grid(np.zeros([1, 2, 2, 3]))
   with pytest.raises(ValueError, match=r'`marked` .* 1 images, got \[1\]'):
-    visualization.image_grid(np.zeros([1, 2, 2, 3], np.uint8), marked=[1])
+    visualization.image_grid(np.zeros([1, 2, 2, 3], np.uint8), marked=iter([1]))
   with pytest.raises(ValueError, match=r'`latents` must be four, .*\(3, 2\)'):
     visualization.manifold(np.zeros([3, 2]))
   with pytest.raises(ValueError, match='`num_angles` must be .* got 0'):
     visualization.manifold(np.zeros([4, 2]), num_angles=0)
+  with pytest.raises(ValueError, match='`num_levels` must be .* got 0'):
+    visualization.to_uint8(np.zeros([2]), num_levels=0)
+  flow = flow_testing.chain((2,), num_couplings=1)
+  with pytest.raises(
+    ValueError, match=r'`fresh` must .* \(3, 2\), got \(1, 2\)'
+  ):
+    visualization.keep_coarse(flow, np.zeros([3, 2]), np.zeros([1, 2]))
   picture = np.zeros([2, 3, 1], np.uint8)
+  with pytest.raises(ValueError, match='`left` and .* uint8, .* float64'):
+    visualization.side_by_side(picture, np.zeros([2, 3, 1]))
   with pytest.raises(ValueError, match=r'`left` and `right` .*\(3, 3, 1\)'):
     visualization.side_by_side(picture, np.zeros([3, 3, 1], np.uint8))
   with pytest.raises(ValueError, match='`gap` must be .* got -1'):

@@ -1,35 +1,39 @@
 """Real NVP as TensorFlow Probability bijectors."""
 
-from tfp_realnvp.affine_coupling import AffineCoupling
-from tfp_realnvp.batch_norm import BatchNormBijector
-from tfp_realnvp.checkpoints import Checkpoints
-from tfp_realnvp.density_estimator import bits_per_dim
-from tfp_realnvp.density_estimator import DensityEstimator
-from tfp_realnvp.factor_out import FactorOut
-from tfp_realnvp.flow_bijector import FlowBijector
-from tfp_realnvp.logit_transform import LogitTransform
-from tfp_realnvp.mask import channel_mask
-from tfp_realnvp.mask import checkerboard_mask
-from tfp_realnvp.network import DenseNetwork
-from tfp_realnvp.network import ResidualNetwork
-from tfp_realnvp.presets import Preset
-from tfp_realnvp.presets import preset
-from tfp_realnvp.real_nvp_chain import RealNVPChain
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
+from tfp_realnvp.bijectors.batch_norm import BatchNormBijector
+from tfp_realnvp.bijectors.factor_out import FactorOut
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.logit_transform import LogitTransform
+from tfp_realnvp.bijectors.mask import channel_mask
+from tfp_realnvp.bijectors.mask import checkerboard_mask
+from tfp_realnvp.bijectors.real_nvp_chain import RealNVPChain
+from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.networks.coupling_network import NetworkSpec
+from tfp_realnvp.networks.dense import DenseNetworks
+from tfp_realnvp.networks.moving_statistics import BatchNormOptions
+from tfp_realnvp.networks.residual import ResidualNetworks
+from tfp_realnvp.paper.presets import Preset
+from tfp_realnvp.paper.presets import preset
+from tfp_realnvp.pixels import bits_per_dim
 from tfp_realnvp.saved_model import export_saved_model
-from tfp_realnvp.squeeze import Squeeze
+from tfp_realnvp.training.checkpoints import Checkpoints
+from tfp_realnvp.training.density_estimator import DensityEstimator
 
 __all__ = [
   'AffineCoupling',
   'BatchNormBijector',
+  'BatchNormOptions',
   'Checkpoints',
-  'DenseNetwork',
+  'DenseNetworks',
   'DensityEstimator',
   'FactorOut',
   'FlowBijector',
   'LogitTransform',
+  'NetworkSpec',
   'Preset',
   'RealNVPChain',
-  'ResidualNetwork',
+  'ResidualNetworks',
   'Squeeze',
   'bits_per_dim',
   'channel_mask',

@@ -1,10 +1,13 @@
-"""Pixels on `[0, num_levels)`: the check of their range, and dequantization."""
+"""Pixels on `[0, num_levels)`: range, dequantization, bits per dimension."""
+
+import math
 
 import numpy as np
 import tensorflow as tf
 
 __all__ = [
   'assert_on_range',
+  'bits_per_dim',
   'check_num_levels',
   'dequantize',
   'is_on_range',
@@ -79,6 +82,32 @@ def dequantize(x, noise, num_levels):
   # Rounding may carry the sum to the next integer; the last one is outside.
   largest = _largest_pixel(num_levels, noise.dtype)
   return tf.minimum(tf.floor(tf.cast(x, noise.dtype)) + noise, largest)
+
+
+def bits_per_dim(log_prob, event_shape):
+  """Returns the negative log-likelihood in bits per dimension.
+
+  `-log_prob / (D ln 2)`, where `D` is the number of elements of an event. For a
+  density on pixels that are integers plus uniform noise on `[0, 1)` it bounds
+  the bits per dimension of the integers from above (Theis et al., 2016).
+
+  Args:
+    log_prob: `Tensor`, in nats.
+    event_shape: Shape of one event, such as `(32, 32, 3)`.
+
+  Returns:
+    `Tensor` like `log_prob`.
+
+  Raises:
+    ValueError: If `event_shape` is not fully known or has no elements.
+  """
+  num_elements = tf.TensorShape(event_shape).num_elements()
+  if not num_elements:
+    raise ValueError(
+      '`event_shape` must be fully known and have elements, got '
+      f'{event_shape!r}.'
+    )
+  return log_prob / (-math.log(2) * num_elements)
 
 
 def _largest_pixel(num_levels, dtype):

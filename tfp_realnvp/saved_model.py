@@ -8,11 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import density_estimator
-from tfp_realnvp import flow_bijector
-from tfp_realnvp import network
 from tfp_realnvp import pixels
-from tfp_realnvp import real_nvp_chain
+from tfp_realnvp import util
+from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors import real_nvp_chain
 
 tfd = tfp.distributions
 
@@ -122,10 +121,9 @@ def export_saved_model(
     ('condition_size', condition_size),
     ('max_samples', max_samples),
   ):
-    flow_bijector.check_int(value, name, optional=name != 'max_samples')
-  if condition_size is not None and not flow_bijector.nested_kwargs(
-    distribution.bijector, condition=None
-  ):
+    util.check_int(value, name, optional=name != 'max_samples')
+  takes = composition.takes(distribution.bijector)
+  if condition_size is not None and 'condition' not in takes:
     raise ValueError(
       f'`condition_size` is for conditional flows only, got {condition_size} '
       f'with {distribution.bijector!r}.'
@@ -192,7 +190,7 @@ class _Server:
     self.noise = num_draws and tf.Variable(
       tf.random.stateless_uniform(
         [num_draws, *distribution.event_shape],
-        network.stateless_seed(0 if seed is None else seed),
+        util.stateless_seed(0 if seed is None else seed),
         dtype=distribution.dtype,
       ),
       trainable=False,
@@ -250,9 +248,7 @@ class _Server:
         parallel_iterations=1,  # The memory of one.
       )
       result = total - math.log(noise.shape[0])
-    bits_per_dim = density_estimator.bits_per_dim(
-      result, self._distribution.event_shape
-    )
+    bits_per_dim = pixels.bits_per_dim(result, self._distribution.event_shape)
     return {'log_prob': result, 'bits_per_dim': bits_per_dim}
 
   def encode(self, condition=None, **data):
@@ -325,7 +321,7 @@ class _Server:
 
   def _bijector_kwargs(self, condition):
     given = {} if condition is None else {'condition': condition}
-    return flow_bijector.nested_kwargs(self._distribution.bijector, **given)
+    return composition.nested_kwargs(self._distribution.bijector, **given)
 
   def _log_prob(self, x, kwargs):
     base = self._distribution.distribution

@@ -23,7 +23,16 @@ def to_uint8(pixels, num_levels=256):
 
   Returns:
     `uint8` array of the same shape.
+
+  Raises:
+    ValueError: If `num_levels` is not an int of at least 1.
   """
+  if not _is_int(num_levels, 1):
+    raise ValueError(
+      f'`num_levels` must be an int of at least 1, got {num_levels!r}.'
+    )
+  # A small dtype may not hold the number of levels.
+  pixels = np.asarray(pixels).astype(np.float64)
   levels = np.nan_to_num(np.clip(np.floor(pixels), 0, num_levels - 1))
   return np.round(levels * (255 / max(num_levels - 1, 1))).astype(np.uint8)
 
@@ -59,12 +68,13 @@ def image_grid(images, num_columns=8, zoom=1, padding=1, marked=()):
     )
   if images.dtype != np.uint8:
     raise ValueError(f'`images` must be uint8, got {images.dtype}.')
+  marked = list(marked)
   if any(not (_is_int(i, 0) and i < len(images)) for i in marked):
     raise ValueError(
       f'`marked` must be numbers of the {len(images)} images, got {marked!r}.'
     )
   images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-  if len(marked) and images.shape[-1] == 1:
+  if marked and images.shape[-1] == 1:
     images = images.repeat(3, axis=-1)
   count, height, width, channels = images.shape
   num_rows = -(-count // num_columns)
@@ -97,13 +107,18 @@ def side_by_side(left, right, gap=8):
     `uint8` array `[height, width of both + gap, C]`.
 
   Raises:
-    ValueError: If the pictures do not fit, or `gap` is negative or no int.
+    ValueError: If the pictures do not fit or are not `uint8`, or `gap` is not
+      an int of at least 0.
   """
   left, right = np.asarray(left), np.asarray(right)
   if left.ndim != 3 or right.ndim != 3 or left.shape[::2] != right.shape[::2]:
     raise ValueError(
       '`left` and `right` must be [height, width, C], alike in height and C; '
       f'got shapes {left.shape} and {right.shape}.'
+    )
+  if left.dtype != np.uint8 or right.dtype != np.uint8:
+    raise ValueError(
+      f'`left` and `right` must be uint8, got {left.dtype} and {right.dtype}.'
     )
   if not _is_int(gap, 0):
     raise ValueError(f'`gap` must be an int of at least 0, got {gap!r}.')
@@ -127,11 +142,12 @@ def manifold(latents, num_angles=8):
     num_angles: `int`, how many angles.
 
   Returns:
-    Array `[num_angles, num_angles, ...]`.
+    Array `[num_angles, num_angles, ...]` of the dtype of `latents`, float64 if
+    they are integers.
 
   Raises:
-    ValueError: If there are not four latents, or `num_angles` is no int of at
-      least 1.
+    ValueError: If there are not four latents, or `num_angles` is not an int of
+      at least 1.
   """
   latents = np.asarray(latents)
   if not latents.ndim or len(latents) != 4:
@@ -140,6 +156,8 @@ def manifold(latents, num_angles=8):
     raise ValueError(
       f'`num_angles` must be an int of at least 1, got {num_angles!r}.'
     )
+  if latents.dtype.kind not in 'fc':  # The cosines would be rounded off.
+    latents = latents.astype(np.float64)
   angles = 2 * np.pi * np.arange(num_angles) / num_angles
   circle = np.stack([np.cos(angles), np.sin(angles)]).astype(latents.dtype)
   latents = latents.reshape(2, 2, *latents.shape[1:])  # By phi, by phi'.
@@ -158,7 +176,15 @@ def keep_coarse(flow, latents, fresh):
     List with an element for each scale, arrays like `latents`: with all of them
     kept, without the finest scale's, without those of the two finest scales,
     and so on; of the last, only the coarsest scale's are kept.
+
+  Raises:
+    ValueError: If `fresh` has another shape.
   """
+  if np.shape(fresh) != np.shape(latents):
+    raise ValueError(
+      f'`fresh` must have the shape of `latents`, {np.shape(latents)}, got '
+      f'{np.shape(fresh)}.'
+    )
   kept, replaced = flow.split_latents(latents), flow.split_latents(fresh)
   return [
     np.asarray(flow.merge_latents(replaced[:i] + kept[i:]))

@@ -1,0 +1,26 @@
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp
+from tfp_realnvp.networks import coupling_network
+
+
+def test_errors_name_the_argument_and_show_the_value():
+  for changes, message in (
+    ({'in_channels': 0}, '`in_channels` must be .* got 0'),
+    ({'out_channels': 1.5}, '`out_channels` must be .* got 1.5'),
+    ({'condition_size': -1}, '`condition_size` must be .* got -1'),
+  ):
+    sizes = {'in_channels': 1, 'out_channels': 1} | changes
+    with pytest.raises(ValueError, match=message):
+      coupling_network.CouplingNetwork(tfp_realnvp.NetworkSpec(**sizes))
+
+
+def test_log_scale_is_bounded_by_the_magnitude():
+  spec = tfp_realnvp.NetworkSpec(in_channels=1, out_channels=2)
+  network = coupling_network.CouplingNetwork(spec, initial_magnitude=0.5)
+  output = tf.constant([[1.0, 2.0, 100.0, -100.0]])
+  shift, log_scale = network._shift_and_log_scale(output)
+  assert shift.numpy().tolist() == [[1.0, 2.0]]
+  assert log_scale.numpy().tolist() == [[0.5, -0.5]]
+  assert network.scale_parameters == (network.magnitude,)

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import flow_testing
+import tfp_realnvp
+
+
+def _network(in_channels=2, out_channels=2, spec=None, **options):
+  networks = tfp_realnvp.DenseNetworks(
+    **({'hidden_units': (4,), 'seed': 0} | options)
+  )
+  return networks(
+    tfp_realnvp.NetworkSpec(
+      in_channels=in_channels, out_channels=out_channels, **(spec or {})
+    )
+  )
+
+
+def test_dense_network_by_hand():
+  net = _network(1, 1, {'dtype': tf.float64}, hidden_units=(2,))
+  net.kernels[0].assign([[1.0, -1.0]])
+  net.kernels[1].assign([[3.0, 0.5], [5.0, 0.0]])
+  net.biases[1].assign([1.0, 0.0])
+  net.magnitude.assign(2.0)
+  shift, log_scale = net(tf.constant([[2.0], [-2.0]], tf.float64))
+  np.testing.assert_allclose(shift, [[7.0], [11.0]])
+  np.testing.assert_allclose(log_scale, [[2 * np.tanh(1.0)], [0.0]])
+
+
+def test_activation():
+  x = tf.constant([[0.5, -1.0]])
+  for activation in ('tanh', tf.tanh):
+    net = flow_testing.randomize(
+      _network(2, 1, hidden_units=(3, 3), activation=activation)
+    )
+    y = x
+    for kernel, bias in zip(net.kernels[:-1], net.biases):
+      y = tf.tanh(y @ kernel + bias)
+    y = y @ net.kernels[-1] + net.biases[-1]
+    np.testing.assert_allclose(net(x)[0], y[:, :1], rtol=1e-5)
+  none = _network(2, 1, hidden_units=())
+  np.testing.assert_allclose(none(x)[0], (x @ none.kernels[0])[:, :1])
+
+
+def test_condition_matters_and_is_checked():
+  net = flow_testing.randomize(_network(spec={'condition_size': 3}))
+  x = tf.ones([2, 2])
+  condition = tf.constant([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+  shift, _ = net(x, condition=condition)
+  assert np.abs(shift[0] - shift[1]).max() > 1e-3
+  with pytest.raises(ValueError, match=r'`condition` must be \[..., 3\].*None'):
+    net(x)
+  with pytest.raises(ValueError, match='`condition` must be None.*shape'):
+    _network()(x, condition=condition)
+
+
+def test_couplings_get_seeds_of_their_own():
+  networks = tfp_realnvp.DenseNetworks(seed=1)
+  one, same, other = (
+    networks(tfp_realnvp.NetworkSpec(in_channels=1, out_channels=1, index=i))
+    for i in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one.kernels[0], same.kernels[0])
+  assert np.any(one.kernels[0].numpy() != other.kernels[0].numpy())
+
+
+def test_errors_name_the_argument_and_show_the_value():
+  with pytest.raises(ValueError, match='`hidden_units` must be .* got 1.5'):
+    _network(hidden_units=(1.5,))
+  with pytest.raises(ValueError, match='`hidden_units` must be a tuple'):
+    _network(hidden_units=64)
+  with pytest.raises(ValueError, match="`activation` must be .* got 'rule'"):
+    _network(activation='rule')

@@ -1,0 +1,206 @@
+"""Conditioner: how any callable becomes the network of a coupling."""
+
+import collections.abc
+from collections.abc import Callable
+from collections.abc import Sequence
+import inspect
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp import util
+
+__all__ = ['Conditioner', 'broadcast_condition']
+
+
+class Conditioner(tf.Module):
+  """Calls a network on the part of the event that a coupling keeps.
+
+  Merges batch dimensions, passes on `training` and `condition` if the network
+  takes them, and checks what it returns. The variables of the network are those
+  of this module, of Keras networks too.
+  """
+
+  def __init__(self, network: Callable, name: str = 'conditioner'):
+    """Initializes Conditioner.
+
+    Args:
+      network: See `AffineCoupling`.
+      name: Name of the module.
+
+    Raises:
+      TypeError: If `network` is not callable.
+    """
+    super().__init__(name=name)
+    if not callable(network):
+      raise TypeError(
+        f'`shift_and_log_scale_fn` must be callable, got {network!r}.'
+      )
+    self._network = network
+    self._takes = _arguments(network)
+    self._keras_variables = _KerasVariables(network)
+    # With which values of `training` the network has been called.
+    self._called_with = set()
+
+  @property
+  def network(self) -> Callable:
+    """The network."""
+    return self._network
+
+  @property
+  def takes(self) -> frozenset[str]:
+    """Which of 'training' and 'condition' the network takes."""
+    return self._takes
+
+  def __call__(
+    self,
+    kept: tf.Tensor,
+    event_ndims: int,
+    training: bool = False,
+    condition: Any = None,
+  ) -> list[tf.Tensor]:
+    """Returns what the network computes: shift and log-scale.
+
+    Args:
+      kept: `batch_shape + event_shape`, the input of the network.
+      event_ndims: Rank of an event.
+      training: Passed on.
+      condition: `[..., K]`, passed on as `[N, K]`.
+
+    Returns:
+      Two tensors of the shape of `kept`, up to the last dimension.
+    """
+    shape = util.dims(kept)
+    batch, event = shape[:-event_ndims], shape[-event_ndims:]
+    # Not -1: it is undefined where the event has no elements.
+    count = math.prod(batch)
+    kwargs = {'training': training} if 'training' in self.takes else {}
+    if condition is not None:
+      condition = broadcast_condition(condition, kept, event_ndims)
+      size = condition.shape[-1]
+      kwargs['condition'] = tf.reshape(condition, [count, size])
+    output = self._call(tf.reshape(kept, [count] + event), training, kwargs)
+    if tf.is_tensor(output) and output.shape.rank and output.shape[-1] % 2 == 0:
+      output = tf.split(output, 2, axis=-1)
+    if not isinstance(output, (tuple, list)) or len(output) != 2:
+      raise ValueError(
+        '`shift_and_log_scale_fn` must return shift and log-scale, or both in '
+        f'one tensor; got {getattr(output, "shape", output)!r}.'
+      )
+    return [
+      tf.reshape(value, batch + event[:-1] + [value.shape[-1]])
+      for value in output
+    ]
+
+  def _call(self, x, training, kwargs):
+    """Calls the network; the first time, looks for variables it hides."""
+    if training in self._called_with:
+      return self._network(x, **kwargs)
+    with tf.GradientTape() as tape:
+      output = self._network(x, **kwargs)
+    own = {id(c) for v in self.variables for c in _components(v)}
+    hidden = [
+      v
+      for v in tape.watched_variables()
+      if not own.intersection(map(id, _components(v)))
+    ]
+    if hidden:
+      raise ValueError(
+        f'The network uses variables that it does not show, '
+        f'{[v.name for v in hidden]}, so that they would not be trained or '
+        'saved. Pass the Keras layer or model that has them as the network, or '
+        'a `tf.Module` with the variables as attributes, instead of '
+        f'{self._network!r}.'
+      )
+    self._called_with.add(training)
+    return output
+
+
+def broadcast_condition(
+  condition: Any, x: tf.Tensor, event_ndims: int
+) -> tf.Tensor:
+  """Returns a condition as a tensor with the batch shape and dtype of `x`.
+
+  Args:
+    condition: `[..., K]`.
+    x: `batch_shape + event_shape`.
+    event_ndims: Rank of an event.
+
+  Returns:
+    `batch_shape + [K]`.
+
+  Raises:
+    TypeError: If `condition` is of another dtype.
+    ValueError: If its leading dimensions do not broadcast to the batch shape.
+  """
+  condition = util.to_tensor(condition, x.dtype, 'condition')
+  shape, batch_shape = condition.shape, x.shape[:-event_ndims]
+  leading = list(shape)[:-1] if shape.rank else None
+  if leading == list(batch_shape) and None not in leading:
+    return condition
+  if (
+    leading is None
+    or len(leading) > batch_shape.rank
+    or any(
+      None not in (size, batch) and size not in (1, batch)
+      for size, batch in zip(reversed(leading), reversed(list(batch_shape)))
+    )
+  ):
+    raise ValueError(
+      '`condition` must have shape [..., K], its leading dimensions broadcast '
+      f'against the batch shape {batch_shape}; got {shape}.'
+    )
+  batch = util.dims(x)[:-event_ndims]
+  return tf.broadcast_to(condition, batch + [shape[-1]])
+
+
+def _arguments(network):
+  """Returns which of 'training' and 'condition' a network takes."""
+  # Keras layers and models take theirs in `call`.
+  function = getattr(network, 'call', network)
+  try:
+    parameters = inspect.signature(function).parameters
+  except (TypeError, ValueError):  # Some builtins have no signature.
+    return frozenset()
+  arguments = frozenset(['training', 'condition'])
+  if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+    arguments &= frozenset(parameters)
+  if getattr(network, 'condition_size', 0) is None:
+    arguments -= {'condition'}
+  return arguments
+
+
+class _KerasVariables(collections.abc.Sequence):
+  """The variables of a Keras network, as they are when asked for.
+
+  Keras 3 layers are not `tf.Module`s: `tf.Module` finds their variables here.
+  """
+
+  def __init__(self, network: Any):
+    self._network = network
+
+  def __len__(self):
+    return len(self._variables())
+
+  def __getitem__(self, index):
+    return self._variables()[index]
+
+  def _variables(self) -> Sequence[tf.Variable]:
+    if isinstance(self._network, tf.Module):
+      return []
+    return [_synced(v) for v in getattr(self._network, 'variables', ())]
+
+
+def _synced(variable):
+  """Returns the `tf.Variable` of a Keras variable, frozen if that is."""
+  value = getattr(variable, 'value', variable)
+  if value.trainable != variable.trainable:
+    for component in _components(value):
+      component._trainable = variable.trainable
+  return value
+
+
+def _components(variable):
+  """The variables of all replicas that a `tf.Variable` is made of."""
+  return getattr(variable, 'values', [variable])

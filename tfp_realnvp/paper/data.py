@@ -1,0 +1,329 @@
+"""The data sets of the paper, digits, and folders of images."""
+
+from collections.abc import Callable
+from concurrent import futures
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.paper import presets
+
+__all__ = ['Data', 'load', 'prepare_image']
+
+# Images are shuffled within so many, which are in memory before they are
+# decoded.
+_SHUFFLE_WINDOW = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Images of a data set, prepared as its preset says.
+
+  Attributes:
+    preset: `Preset`.
+    train: Finite `tf.data.Dataset` of what `decode` takes.
+    test: The same of held-out images.
+    decode: Function from an element of these to a uint8 image `[H, W, C]` of
+      any size, and its condition, float32 `[K]`, or `None`.
+  """
+
+  preset: presets.Preset
+  train: tf.data.Dataset
+  test: tf.data.Dataset
+  decode: Callable[[Any], tuple[tf.Tensor, tf.Tensor | None]]
+
+  def training_batches(
+    self, batch_size: int, seed: int, start: int = 0
+  ) -> tf.data.Dataset:
+    """Returns endless shuffled batches, augmented as the preset says.
+
+    Order, crops and flips follow from the seed and the step alone: batches from
+    step `start` on are those that a run from step 0 sees there.
+
+    Args:
+      batch_size: Images of a batch.
+      seed: `int`.
+      start: Step of the first batch.
+
+    Returns:
+      `tf.data.Dataset` of uint8 images `[batch_size, H, W, C]`, or of pairs
+      with their conditions `[batch_size, K]`.
+    """
+    first = start * batch_size
+    epoch, done = divmod(first, self.num_train)
+    elements = (
+      tf.data.Dataset.range(epoch, tf.int64.max)
+      .flat_map(functools.partial(_shuffled, self.train, seed))
+      .skip(done)
+      .enumerate(first)
+    )
+
+    def prepare(index, element):
+      return self._prepare(element, tf.stack([seed, index]))
+
+    return (
+      elements.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+      .batch(batch_size, drop_remainder=True)
+      .prefetch(tf.data.AUTOTUNE)
+      .with_options(_options())
+    )
+
+  def batches(
+    self, split: str = 'test', batch_size: int = 100, limit: int = -1
+  ) -> tf.data.Dataset:
+    """Returns the images of a split once, in order, without augmentation.
+
+    Args:
+      split: 'train' or 'test'.
+      batch_size: Images of a batch; the last may have fewer.
+      limit: `int`, how many images at most; -1 for all.
+
+    Returns:
+      `tf.data.Dataset` like that of `training_batches`.
+    """
+    return (
+      getattr(self, split)
+      .take(limit)
+      .map(self._prepare, num_parallel_calls=tf.data.AUTOTUNE)
+      .batch(batch_size)
+      .prefetch(tf.data.AUTOTUNE)
+      .with_options(_options())
+    )
+
+  def arrays(
+    self, split: str = 'test', limit: int = -1
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images, and conditions or `None`, of `batches`, as arrays."""
+    batches = list(self.batches(split, limit=limit).as_numpy_iterator())
+    if not isinstance(batches[0], tuple):
+      return np.concatenate(batches), None
+    return tuple(np.concatenate(parts) for parts in zip(*batches))
+
+  @property
+  def num_train(self) -> int:
+    """How many images there are to train on."""
+    return int(self.train.cardinality())
+
+  @property
+  def num_test(self) -> int:
+    """How many images are held out."""
+    return int(self.test.cardinality())
+
+  def _prepare(self, element, seed=None):
+    image, condition = self.decode(element)
+    image = prepare_image(image, self.preset, seed)
+    return image if condition is None else (image, condition)
+
+
+def load(
+  preset: presets.Preset,
+  name: str,
+  data_dir: str | None = None,
+  conditional: bool = False,
+) -> Data:
+  """Returns the `Data` of a data set.
+
+  Args:
+    preset: `Preset` of the data set.
+    name: Its name; see `preset`.
+    data_dir: Where TFDS keeps its data; for 'folder', the folder.
+    conditional: Whether images come with conditions.
+
+  Raises:
+    SystemExit: If the data are not there, or not usable.
+  """
+  if conditional and preset.condition_feature is None:
+    raise SystemExit(
+      f'--conditional: the images of --dataset={name} have no labels.'
+    )
+  if name == 'digits':
+    train, test, read = _load_digits()
+  elif name == 'folder':
+    train, test, read = _load_folder(data_dir)
+  else:
+    train, test, read = _load_tfds(preset, data_dir, conditional)
+
+  def decode(element):
+    image = read(element)
+    return image, _condition(element, preset) if conditional else None
+
+  return Data(preset, train, test, decode)
+
+
+def prepare_image(
+  image: tf.Tensor, preset: presets.Preset, seed: Any = None
+) -> tf.Tensor:
+  """Crops, resizes and flips an image, as the preset says.
+
+  Args:
+    image: uint8 `[H, W, C]`.
+    preset: `Preset`.
+    seed: Stateless seed, of the crop and the flip; `None` for the central crop
+      and no flip, as in evaluation.
+
+  Returns:
+    uint8 image of shape `preset.image_shape`.
+  """
+  if preset.center_crop is not None:
+    image = _center_crop(image, [preset.center_crop] * 2)
+  if preset.smallest_side is not None:
+    image = _resize(image, preset.smallest_side)
+  if seed is None:
+    image = _center_crop(image, preset.image_shape[:2])
+  else:
+    crop, flip = tf.unstack(tf.random.split(seed))
+    image = tf.image.stateless_random_crop(image, preset.image_shape, crop)
+    if preset.flip:
+      image = tf.image.stateless_random_flip_left_right(image, flip)
+  return tf.ensure_shape(image, preset.image_shape)
+
+
+def _center_crop(image, size):
+  (height, width), shape = size, tf.shape(image)
+  top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+  return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+
+def _resize(image, smallest_side):
+  """Resizes until the smaller side has so many pixels, without aliasing."""
+  sides = tf.cast(tf.shape(image)[:2], tf.float32)
+  sides = tf.round(sides * smallest_side / tf.reduce_min(sides))
+  image = tf.image.resize(image, tf.cast(sides, tf.int32), antialias=True)
+  return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+
+
+def _shuffled(dataset, seed, epoch):
+  """Returns a data set in an order that follows from seed and epoch."""
+
+  def shuffle(number, window):
+    window_seed = tf.random.fold_in(tf.stack([seed, epoch]), number)
+    size = tf.shape(tf.nest.flatten(window)[0])[0]
+    order = tf.random.experimental.stateless_shuffle(
+      tf.range(size), window_seed
+    )
+    return tf.nest.map_structure(lambda part: tf.gather(part, order), window)
+
+  windows = dataset.batch(_SHUFFLE_WINDOW).enumerate()
+  return windows.map(shuffle).prefetch(1).unbatch()
+
+
+def _options():
+  """Each worker prepares all batches and keeps its own part."""
+  options = tf.data.Options()
+  options.experimental_distribute.auto_shard_policy = (
+    tf.data.experimental.AutoShardPolicy.DATA
+  )
+  return options
+
+
+def _condition(element, preset):
+  """Returns the condition of an element: float32 `[K]`."""
+  value = element[preset.condition_feature]
+  if isinstance(value, dict):  # Attributes, in the order of their names.
+    return tf.cast(
+      tf.stack([value[name] for name in sorted(value)]), tf.float32
+    )
+  return tf.one_hot(value, preset.condition_size)
+
+
+def _load_digits():
+  from sklearn import datasets  # Needed for this data set alone.
+
+  digits = datasets.load_digits()
+  images = digits.images[..., np.newaxis].astype(np.uint8)
+  elements = {'image': images, 'label': digits.target}
+  order = np.random.default_rng(0).permutation(len(images))
+  train, test = (
+    tf.data.Dataset.from_tensor_slices(
+      {k: v[part] for k, v in elements.items()}
+    )
+    for part in (order[:1500], order[1500:])
+  )
+  return train, test, lambda element: element['image']
+
+
+def _load_tfds(preset, data_dir, conditional):
+  import tensorflow_datasets as tfds
+
+  name = preset.tfds_name
+  builder = tfds.builder(name, data_dir=data_dir)
+  if not builder.is_prepared():
+    advice = (
+      f'{name} is not prepared in --data_dir={builder.data_dir_root}. '
+      f'Without a network, run `tfds build {name}` where there is one, copy '
+      'the folder here and name it with --data_dir; or train on '
+      '--dataset=digits.'
+    )
+    logging.info('%s Downloading it; TFDS retries for some minutes.', advice)
+    try:
+      builder.download_and_prepare()
+    except Exception as error:  # TFDS lets through what its download raises.
+      raise SystemExit(f'{advice} Downloading failed: {error}') from error
+  features = {'image': True}
+  if conditional:
+    features[preset.condition_feature] = True
+  decoders = tfds.decode.PartialDecoding(
+    features, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  train, test = builder.as_dataset(
+    split=['train', preset.test_split], decoders=decoders
+  )
+  decode = builder.info.features['image'].decode_example
+  return train, test, lambda element: decode(element['image'])
+
+
+def _load_folder(folder):
+  """Splits the images of a folder: of ten, one is held out."""
+  if folder is None or not pathlib.Path(folder).is_dir():
+    raise SystemExit(
+      f'--dataset=folder needs a folder of images, got --data_dir={folder}.'
+    )
+  files = sorted(
+    str(path)
+    for path in pathlib.Path(folder).rglob('*')
+    if path.is_file() and not path.name.startswith('.')
+  )
+  with futures.ThreadPoolExecutor() as pool:
+    readable = list(pool.map(_is_readable, files))
+  unreadable = [file for file, is_good in zip(files, readable) if not is_good]
+  if unreadable:
+    logging.warning(
+      '%d of %d files in --data_dir=%s are no images that can be read and are '
+      'left out: %s',
+      len(unreadable),
+      len(files),
+      folder,
+      ', '.join(unreadable),
+    )
+  images = np.array([file for file, is_good in zip(files, readable) if is_good])
+  if len(images) < 2:
+    raise SystemExit(
+      f'--data_dir={folder} holds {len(images)} images that can be read; '
+      'there must be one to train on and one to hold out.'
+    )
+  images = np.random.default_rng(0).permutation(images)
+  num_test = max(1, len(images) // 10)
+  test, train = (
+    tf.data.Dataset.from_tensor_slices({'image': part})
+    for part in np.split(images, [num_test])
+  )
+  return train, test, lambda element: _read_image(element['image'])
+
+
+def _read_image(file):
+  image = tf.io.decode_image(
+    tf.io.read_file(file), channels=3, expand_animations=False
+  )
+  return tf.ensure_shape(image, [None, None, 3])
+
+
+def _is_readable(file):
+  try:
+    return bool(tf.size(_read_image(file)) > 0)
+  except tf.errors.OpError:
+    return False

@@ -1,0 +1,242 @@
+"""From a preset to a compiled estimator: the one place for the recipe."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import real_nvp_chain
+from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.paper import presets
+from tfp_realnvp.training import checkpoint_files
+from tfp_realnvp.training import density_estimator
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+__all__ = [
+  'ARCHITECTURE',
+  'PRIORS',
+  'bijector_kwargs',
+  'build_distribution',
+  'build_estimator',
+  'load_trained',
+  'preset_of_flags',
+  'vary',
+]
+
+# What says which model it is: a run that is resumed cannot change these.
+ARCHITECTURE = (
+  'dataset',
+  'image_size',
+  'conditional',
+  'prior',
+  'num_scales',
+  'num_blocks',
+  'hidden_channels',
+  'lagged_batch_norm',
+)
+
+
+def vary(preset: presets.Preset, **changes: Any) -> presets.Preset:
+  """Returns a preset with other values, in its parts too.
+
+  Args:
+    preset: What to change.
+    **changes: Fields of `Preset`, of its `ResidualNetworks` or of
+      `BatchNormOptions`: `momentum` and `synchronized` for the flow and its
+      networks, `lagged_batch_norm` for the flow alone. `None` changes nothing.
+  """
+  changes = {name: v for name, v in changes.items() if v is not None}
+  lagged = changes.pop('lagged_batch_norm', None)
+  names = {
+    f.name for f in dataclasses.fields(moving_statistics.BatchNormOptions)
+  }
+  norm = {name: changes.pop(name) for name in names & set(changes)}
+  own = {field.name for field in dataclasses.fields(presets.Preset)}
+  networks = {name: changes.pop(name) for name in set(changes) - own}
+  if norm:
+    networks['batch_norm'] = dataclasses.replace(
+      preset.networks.batch_norm, **norm
+    )
+  if lagged is not None:
+    norm['lagged'] = lagged
+  return dataclasses.replace(
+    preset,
+    networks=dataclasses.replace(preset.networks, **networks),
+    batch_norm=dataclasses.replace(preset.batch_norm, **norm),
+    **changes,
+  )
+
+
+def build_distribution(
+  preset: presets.Preset,
+  conditional: bool = False,
+  prior: str = 'standard',
+  **kwargs: Any,
+) -> tfd.Distribution:
+  """Builds Real NVP for the images of a preset, with fresh weights.
+
+  Args:
+    preset: What the model is.
+    conditional: Whether the flow has the condition that the preset names.
+    prior: Key of `PRIORS`.
+    **kwargs: Others of `Preset.distribution`.
+
+  Returns:
+    `tfd.TransformedDistribution`.
+  """
+  if conditional:
+    kwargs['condition_size'] = preset.condition_size
+  distribution = preset.distribution(**kwargs)
+  base = PRIORS[prior](distribution.bijector, preset.image_shape)
+  return tfd.TransformedDistribution(
+    base, distribution.bijector, validate_args=distribution.validate_args
+  )
+
+
+def build_estimator(
+  preset: presets.Preset,
+  distribution: tfd.Distribution,
+  jit_compile: bool = False,
+  seed: int | None = None,
+) -> density_estimator.DensityEstimator:
+  """Builds the model of a distribution, compiled as in section 4.1.
+
+  Adam with the defaults of the paper (Kingma and Ba, 2015), gradients clipped
+  by their global norm, L2 on the scale parameters; with loss scaling if the
+  networks compute in float16.
+
+  Args:
+    preset: How the model learns.
+    distribution: What `build_distribution` returned for the preset.
+    jit_compile: Whether to compile the steps with XLA.
+    seed: Seed of the dequantization noise.
+  """
+  model = density_estimator.DensityEstimator(
+    distribution,
+    num_levels=preset.num_levels,
+    l2_coefficient=preset.l2_coefficient,
+    l2_variables=distribution.bijector.scale_parameters,
+    seed=seed,
+  )
+  optimizer = keras.optimizers.Adam(
+    preset.learning_rate, epsilon=1e-8, global_clipnorm=preset.clip_norm
+  )
+  compute_dtype = getattr(preset.networks, 'compute_dtype', None)
+  if compute_dtype is not None and tf.as_dtype(compute_dtype) == tf.float16:
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+  model.compile(optimizer, jit_compile=jit_compile)
+  return model
+
+
+def standard_prior(
+  flow: real_nvp_chain.RealNVPChain, image_shape: tuple[int, int, int]
+) -> tfd.Distribution:
+  """Returns the standard normal distribution of latents."""
+  zero, one = tf.zeros([], flow.dtype), tf.ones([], flow.dtype)
+  return tfd.Sample(tfd.Normal(zero, one), sample_shape=image_shape)
+
+
+def learned_prior(
+  flow: real_nvp_chain.RealNVPChain, image_shape: tuple[int, int, int]
+) -> tfd.Distribution:
+  """Returns a normal distribution of latents that is learned with the flow.
+
+  It has a location and a scale for each channel of the latents of each scale.
+
+  Args:
+    flow: `RealNVPChain`.
+    image_shape: `(H, W, C)`.
+  """
+  shapes = [
+    z.shape for z in flow.split_latents(tf.zeros(image_shape, flow.dtype))
+  ]
+  channels = [shape[-1] for shape in shapes]
+
+  def place(values):
+    """Gives each latent the value of its channel."""
+    values = tf.split(values, channels)
+    return flow.merge_latents(
+      [tf.broadcast_to(v, shape) for v, shape in zip(values, shapes)]
+    )
+
+  loc = tf.Variable(tf.zeros(sum(channels), flow.dtype), name='loc')
+  scale = tfp.util.TransformedVariable(
+    tf.ones(sum(channels), flow.dtype), tfb.Softplus(), name='scale'
+  )
+  loc, scale = (
+    tfp.util.DeferredTensor(variable, place, shape=image_shape)
+    for variable in (loc, scale)
+  )
+  return tfd.Independent(tfd.Normal(loc, scale), reinterpreted_batch_ndims=3)
+
+
+PRIORS = {'standard': standard_prior, 'learned': learned_prior}
+
+
+def bijector_kwargs(condition: Any) -> dict[str, Any]:
+  """Returns what a distribution's methods take for a condition, or `None`."""
+  if condition is None:
+    return {}
+  return {'bijector_kwargs': {'condition': condition}}
+
+
+def preset_of_flags(
+  dataset: str,
+  image_size: int = 64,
+  conditional: bool = False,
+  prior: str = 'standard',
+  **changes: Any,
+) -> presets.Preset:
+  """Returns the preset that the flags of `train.py` describe.
+
+  Args:
+    dataset: Name of a preset.
+    image_size: See `preset`.
+    conditional: Not part of a preset, see `build_distribution`.
+    prior: The same.
+    **changes: See `vary`.
+  """
+  del conditional, prior
+  return vary(presets.preset(dataset, image_size), **changes)
+
+
+def load_trained(
+  model_dir: pathlib.Path,
+) -> tuple[tfd.Distribution, presets.Preset, dict[str, Any]]:
+  """Returns what `train.py` left in a directory.
+
+  Args:
+    model_dir: `pathlib.Path`, the program's --model_dir.
+
+  Returns:
+    distribution: With the weights of the end of training, or of its newest
+      checkpoint.
+    preset: `tfp_realnvp.Preset`.
+    flags: The flags that say what the model is, as a dict.
+  """
+  try:
+    flags = json.loads((model_dir / 'flags.json').read_text())
+  except OSError as error:
+    raise SystemExit(
+      f'--model_dir={model_dir} holds no training run: {error}'
+    ) from error
+  with checkpoint_files.without_wildcards(model_dir) as directory:
+    path = tf.train.latest_checkpoint(
+      os.path.join(directory, 'final')
+    ) or tf.train.latest_checkpoint(directory)
+    if path is None:
+      raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
+    preset = preset_of_flags(**flags)
+    distribution = build_distribution(
+      preset, flags.get('conditional', False), flags.get('prior', 'standard')
+    )
+    checkpoint = tf.train.Checkpoint(distribution=distribution)
+    checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
+  return distribution, preset, flags

@@ -1,0 +1,281 @@
+"""The paper's configuration for each of its data sets (section 4.1)."""
+
+from collections.abc import Callable
+import dataclasses
+import numbers
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import util
+from tfp_realnvp.bijectors import logit_transform
+from tfp_realnvp.bijectors import real_nvp_chain
+from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.networks import residual
+
+tfd = tfp.distributions
+
+__all__ = ['NAMES', 'Preset', 'preset']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+  """What a model is, what it learns from, and how.
+
+  Images are prepared in the order of the fields here: the central square of
+  side `center_crop`, then resized until the smaller side is `smallest_side`,
+  then a crop of `image_shape`, at random in training and the central one in
+  evaluation, then flipped horizontally at random, in training only. `None`
+  leaves a step out.
+
+  `dataclasses.replace` makes a variant. The values that are defaults here are
+  those of all the paper's models: "We use a batch size of 64", "We optimize
+  with ADAM with default hyperparameters and use an L2 regularization on the
+  weight scale parameters with coefficient 5e-5" (section 4.1). The norm that
+  gradients are clipped at is that of the authors' code.
+
+  Attributes:
+    tfds_name: Name of the data set in TensorFlow Datasets, or `None`.
+    test_split: Its held-out split; it is trained on `train`.
+    condition_feature: Name of the feature that conditional flows (appendix F)
+      are conditioned on, or `None`.
+    condition_size: Size of that condition: as many as there are classes, in
+      one-hot encoding, or attributes, each 0 or 1.
+    image_shape: `(H, W, C)`, what the flow is of.
+    num_levels: How many values a pixel can take.
+    center_crop: See above.
+    smallest_side: See above.
+    flip: See above.
+    num_scales: See `RealNVPChain`.
+    networks: See `RealNVPChain`.
+    batch_norm: See `RealNVPChain`.
+    batch_size: Images of a step.
+    learning_rate: Of Adam.
+    l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
+    clip_norm: Global norm that gradients are clipped at.
+    bits_per_dim: The paper's figure (table 1), or `None`: of the test images
+      of CIFAR-10 and the validation images of the others.
+  """
+
+  tfds_name: str | None = None
+  test_split: str = 'validation'
+  condition_feature: str | None = None
+  condition_size: int | None = None
+  image_shape: tuple[int, int, int]
+  num_levels: int = 256
+  center_crop: int | None = None
+  smallest_side: int | None = None
+  flip: bool = False
+  num_scales: int | None
+  networks: Callable
+  batch_norm: moving_statistics.BatchNormOptions | None = (
+    moving_statistics.BatchNormOptions()
+  )
+  batch_size: int = 64
+  learning_rate: float = 1e-3
+  l2_coefficient: float = 5e-5
+  clip_norm: float = 100.0
+  bits_per_dim: float | None = None
+
+  def __post_init__(self):
+    shape = self.image_shape
+    if not isinstance(shape, (list, tuple)) or not (
+      len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+    ):
+      raise ValueError(
+        f'`image_shape` must be (H, W, C), ints of at least 1; got {shape!r}.'
+      )
+    for name in ('num_levels', 'batch_size'):
+      util.check_int(getattr(self, name), name)
+    for name in (
+      'condition_size',
+      'center_crop',
+      'smallest_side',
+      'num_scales',
+    ):
+      util.check_int(getattr(self, name), name, optional=True)
+    for name in ('learning_rate', 'l2_coefficient', 'clip_norm'):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Real) or not value >= 0:
+        raise ValueError(f'`{name}` must be at least 0, got {value!r}.')
+    if (self.condition_feature is None) != (self.condition_size is None):
+      raise ValueError(
+        '`condition_feature` and `condition_size` must be given together, got '
+        f'{self.condition_feature!r} and {self.condition_size!r}.'
+      )
+
+  def distribution(
+    self, base=None, dtype=tf.float32, validate_args=False, **kwargs
+  ):
+    """Builds the model: Real NVP with fresh weights.
+
+    Args:
+      base: `tfd.Distribution` over the latents, of event shape `image_shape`;
+        by default a standard normal one.
+      dtype: Dtype of pixels, latents and variables.
+      validate_args: Python `bool`, whether to check values at run time: an
+        element of `x` that is NaN or outside `[0, num_levels)` then raises
+        `InvalidArgumentError`.
+      **kwargs: Others of `RealNVPChain`, such as `condition_size`.
+
+    Returns:
+      `tfd.TransformedDistribution` over pixels on `[0, num_levels)`.
+
+    Raises:
+      TypeError: If an argument follows from the preset, or `base` is not a
+        `tfd.Distribution`.
+      ValueError: If `base` has another event shape or dtype.
+    """
+    dtype = tf.as_dtype(dtype)
+    architecture = {
+      'event_shape': self.image_shape,
+      'num_scales': self.num_scales,
+      'networks': self.networks,
+      'batch_norm': self.batch_norm,
+      'logit_transform': logit_transform.LogitTransform(
+        self.num_levels, validate_args=validate_args, dtype=dtype
+      ),
+    }
+    for name in architecture.keys() & kwargs.keys():
+      raise TypeError(
+        f'`{name}` follows from the fields of the preset, which '
+        f'`dataclasses.replace` changes; got {kwargs[name]!r}.'
+      )
+    flow = real_nvp_chain.RealNVPChain(
+      **architecture, dtype=dtype, validate_args=validate_args, **kwargs
+    )
+    if base is None:
+      zero, one = tf.zeros([], dtype), tf.ones([], dtype)
+      base = tfd.Sample(tfd.Normal(zero, one), sample_shape=self.image_shape)
+    if not isinstance(base, tfd.Distribution):
+      raise TypeError(f'`base` must be a tfd.Distribution, got {base!r}.')
+    if base.dtype != dtype or base.event_shape != self.image_shape:
+      raise ValueError(
+        f'`base` must have dtype {dtype.name} and event shape '
+        f'{self.image_shape}, got {base!r}.'
+      )
+    return tfd.TransformedDistribution(base, flow, validate_args=validate_args)
+
+
+def preset(name: str, image_size: int = 64) -> Preset:
+  """Returns the configuration for a data set (section 4.1 of the paper).
+
+  ```python
+  dist = preset('celeb_a').distribution()
+  ```
+
+  Args:
+    name: 'cifar10', 'imagenet32', 'imagenet64', 'lsun_bedroom', 'lsun_tower',
+      'lsun_church_outdoor' or 'celeb_a' of the paper; 'digits' for the
+      handwritten digits that ship with scikit-learn; or 'folder' for images of
+      your own.
+    image_size: Side of the images of a folder, which are squares.
+
+  Returns:
+    A `Preset`.
+
+  Raises:
+    ValueError: If there is none of that name.
+  """
+  if name == 'folder':
+    num_blocks = 2 if image_size > 32 else 4
+    return Preset(
+      image_shape=(image_size, image_size, 3),
+      smallest_side=image_size,
+      flip=True,
+      num_scales=None,
+      networks=residual.ResidualNetworks(num_blocks=num_blocks),
+    )
+  if not isinstance(name, str) or name not in _PRESETS:
+    raise ValueError(f'`name` must be one of {", ".join(NAMES)}; got {name!r}.')
+  return _PRESETS[name]
+
+
+# "Our multi-scale architecture is repeated recursively until the input of the
+# last recursion is a 4 x 4 x c tensor. For datasets of images of size 32 x 32,
+# we use 4 residual blocks with 32 hidden feature maps for the first coupling
+# layers with checkerboard masking."
+_IMAGES_32 = {
+  'image_shape': (32, 32, 3),
+  'num_scales': 4,
+  'networks': residual.ResidualNetworks(num_blocks=4, hidden_channels=32),
+}
+# "Only 2 residual blocks are used for images of size 64 x 64."
+_IMAGES_64 = {
+  'image_shape': (64, 64, 3),
+  'num_scales': 5,
+  'networks': residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
+}
+
+
+def _lsun(category, bits_per_dim):
+  return Preset(
+    tfds_name=f'lsun/{category}',
+    # "We downsample the image so that the smallest side is 96 pixels and take
+    # random crops of 64 x 64."
+    smallest_side=96,
+    flip=True,
+    bits_per_dim=bits_per_dim,
+    **_IMAGES_64,
+  )
+
+
+# "We also augment the CIFAR-10, CelebA and LSUN datasets during training to
+# also include horizontal flips of the training examples."
+_PRESETS = {
+  'cifar10': Preset(
+    tfds_name='cifar10',
+    test_split='test',
+    condition_feature='label',
+    condition_size=10,
+    image_shape=(32, 32, 3),
+    flip=True,
+    # "For CIFAR-10, we use 8 residual blocks, 64 feature maps, and downscale
+    # only once."
+    num_scales=2,
+    networks=residual.ResidualNetworks(num_blocks=8, hidden_channels=64),
+    # "We used batch normalization with a moving average for our results on
+    # CIFAR-10." (Appendix E.)
+    batch_norm=moving_statistics.BatchNormOptions(lagged=True),
+    bits_per_dim=3.49,
+  ),
+  # "We train on the downsampled to 32 x 32 and 64 x 64 versions of Imagenet":
+  # resizing leaves those as they are.
+  'imagenet32': Preset(
+    tfds_name='downsampled_imagenet/32x32',
+    smallest_side=32,
+    bits_per_dim=4.28,
+    **_IMAGES_32,
+  ),
+  'imagenet64': Preset(
+    tfds_name='downsampled_imagenet/64x64',
+    smallest_side=64,
+    bits_per_dim=3.98,
+    **_IMAGES_64,
+  ),
+  'lsun_bedroom': _lsun('bedroom', 2.72),
+  'lsun_tower': _lsun('tower', 2.81),
+  'lsun_church_outdoor': _lsun('church_outdoor', 3.08),
+  'celeb_a': Preset(
+    tfds_name='celeb_a',
+    condition_feature='attributes',
+    condition_size=40,
+    # "We take an approximately central crop of 148 x 148 then resize it to
+    # 64 x 64."
+    center_crop=148,
+    smallest_side=64,
+    flip=True,
+    bits_per_dim=3.02,
+    **_IMAGES_64,
+  ),
+  'digits': Preset(
+    condition_feature='label',
+    condition_size=10,
+    image_shape=(8, 8, 1),
+    num_levels=17,
+    num_scales=2,
+    networks=residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
+    batch_norm=moving_statistics.BatchNormOptions(lagged=True),
+  ),
+}
+NAMES = (*_PRESETS, 'folder')

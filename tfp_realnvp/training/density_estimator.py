@@ -1,0 +1,312 @@
+"""DensityEstimator: the Keras model that fits any tfd.Distribution."""
+
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import util
+from tfp_realnvp.training import distribution_model
+from tfp_realnvp.training import likelihood
+from tfp_realnvp.training import metrics
+from tfp_realnvp.training import non_finite
+from tfp_realnvp.training import reestimation
+
+tfd = tfp.distributions
+
+__all__ = ['DensityEstimator']
+
+
+class DensityEstimator(distribution_model.DistributionModel):
+  """Fits a `tfd.Distribution` by maximum likelihood, with Keras.
+
+  Batches are `x`, `(x, condition)` or `(x, condition, sample_weight)`, as Keras
+  takes `x`, `y` and `sample_weight`: `x` of the shape `[N] + event_shape`,
+  `condition` of `[N, K]`, if the flow takes one, and `sample_weight` of `[N]`.
+  Pixels, integer or float, are dequantized on the device with fresh uniform
+  noise on `[0, 1)`, in evaluation too. The loss is the mean over the batch of
+  `-log_prob`, in nats, plus the L2 term; Keras reports
+
+  - `loss`;
+  - `bits_per_dim`, the mean over the images;
+  - `non_finite`: how many images had a log-likelihood of NaN or infinity. They
+    are not left out of the means.
+
+  Means are weighted by `sample_weight`: an image of weight 2 counts as two of
+  them, one of weight 0 not at all. Batch normalization does not know of
+  weights; its statistics are those of all images of the batch.
+
+  In training, a batch with a loss or a gradient that is not finite is skipped:
+  weights, moments of the optimizer and moving statistics stay as they were. All
+  its images count as `non_finite`, and the means are without them. So a batch
+  with pixels outside the range, or NaN, does not end training, as
+  `max_skipped_in_a_row` of them do; in evaluation it is an error.
+
+  Inside the scope of a `tf.distribute.Strategy`, build flow and model, compile,
+  and fit on global batches. Loss, gradients, their clipping and metrics are
+  those of the global batch, however it is divided; so is batch normalization
+  with `synchronized=True`.
+
+  Training passes `training=True` to the `FlowBijector`s of a
+  `tfd.TransformedDistribution`, inside `tfb.Chain` and `tfb.Invert` too, so
+  that batch normalization uses batch statistics; evaluation uses the moving
+  ones. Compile without a loss:
+
+  ```python
+  model = DensityEstimator(dist, l2_coefficient=5e-5,
+                           l2_variables=flow.scale_parameters)
+  model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.))
+  model.fit(uint8_images, batch_size=64, epochs=10)
+  model.evaluate(held_out_images, return_dict=True)
+  model.predict(held_out_images)                   # log-likelihoods, in nats
+  ```
+
+  Networks in float16 need their gradients scaled: compile with a
+  `keras.optimizers.LossScaleOptimizer` around the optimizer.
+  """
+
+  def __init__(
+    self,
+    distribution: tfd.Distribution,
+    num_levels: int | None = 256,
+    l2_coefficient: float = 0.0,
+    l2_variables: Sequence[tf.Variable] = (),
+    max_skipped_in_a_row: int = 20,
+    seed: int | None = None,
+    name: str = 'density_estimator',
+  ):
+    """Initializes DensityEstimator.
+
+    Args:
+      distribution: `tfd.Distribution` with a fully known event shape and no
+        batch dimensions. The model's variables are the distribution's.
+      num_levels: `int`, how many values an integer pixel can take: `x` must be
+        on `[0, num_levels)`. A fraction that float pixels have is replaced by
+        the noise. `None` for data that is continuous: it is used as it is.
+      l2_coefficient: `float`, the L2 term is this times the sum of squares of
+        `l2_variables`.
+      l2_variables: Variables, such as `RealNVPChain.scale_parameters`.
+      max_skipped_in_a_row: `int`, training stops with a `FloatingPointError`
+        after so many batches in a row whose loss or gradient is not finite.
+      seed: `int`, seed of the noise.
+      name: Name of the model.
+
+    Raises:
+      TypeError: If `distribution` is not a `tfd.Distribution`, or holds a flow
+        that `training` or `condition` cannot reach, as in a `tfd.Mixture`.
+      ValueError: If its event shape is not known, it has batch dimensions, or
+        `num_levels` or `max_skipped_in_a_row` is not an int of at least 1.
+    """
+    likelihood_ = likelihood.Likelihood(distribution, num_levels)
+    max_skipped_in_a_row = util.check_int(
+      max_skipped_in_a_row, 'max_skipped_in_a_row'
+    )
+    super().__init__(distribution, name)
+    self._likelihood = likelihood_
+    self._num_levels = num_levels
+    self._l2_coefficient = l2_coefficient
+    self._l2_variables = tuple(l2_variables)
+    self._max_skipped_in_a_row = max_skipped_in_a_row
+    self._seed_generator = keras.random.SeedGenerator(seed)
+    self._seed = seed
+    # For training, for evaluation, and for re-estimating statistics. GPUs have
+    # no int32 variables; the noise is the same.
+    seeds = tfp.random.split_seed(util.stateless_seed(seed), n=3)
+    self._seeds = tf.Variable(
+      tf.cast(seeds, tf.int64),
+      trainable=False,
+      name='seeds',
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+    counter = lambda name: tf.Variable(
+      tf.zeros([], tf.int64),
+      trainable=False,
+      name=name,
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+    self._step = counter('step')
+    self._test_step = counter('test_step')
+    self._skipped_in_a_row = counter('skipped_in_a_row')
+    self._metrics_of_batches = metrics.LikelihoodMetrics(distribution)
+
+  @property
+  def step(self) -> tf.Variable:
+    """`tf.Variable`: batches of training so far, skipped ones included.
+
+    The noise of a step follows from it and the seed: a model with the variables
+    and the optimizer of another, and its `step`, goes on as the other would.
+    """
+    return self._step
+
+  @property
+  def counters(self) -> tuple[tf.Variable, ...]:
+    """What training counts, as a tuple of `tf.Variable`s; `step` is first."""
+    return self._step, self._skipped_in_a_row
+
+  @property
+  def seed(self) -> int | None:
+    """The `seed` that the model was given; `None` draws one at random."""
+    return self._seed
+
+  @property
+  def seeds(self) -> tf.Variable:
+    """`tf.Variable`: what the noise follows from, together with `step`."""
+    return self._seeds
+
+  @property
+  def metrics(self) -> list[keras.Metric]:
+    return self._metrics_of_batches.metrics
+
+  def make_train_function(self, force: bool = False) -> None:
+    """Keras hook: a step that raises after too many skipped ones in a row."""
+    before = self.train_function
+    super().make_train_function(force)
+    if self.train_function is before:
+      return
+    train_function = self.train_function
+
+    def checked(iterator):
+      logs = train_function(iterator)
+      if self._skipped_in_a_row >= self._max_skipped_in_a_row:
+        self._skipped_in_a_row.assign(0)
+        raise FloatingPointError(
+          non_finite.skipped_message(
+            self.step.numpy(), self._max_skipped_in_a_row, self._num_levels
+          )
+        )
+      return logs
+
+    self.train_function = checked
+
+  def save_own_variables(self, store: Any) -> None:
+    """Keras hook: writes the distribution's variables, and `step`."""
+    super().save_own_variables(store)
+    store['step'] = self.step.numpy()
+
+  def load_own_variables(self, store: Any) -> None:
+    """Keras hook: reads what `save_own_variables` wrote."""
+    super().load_own_variables(store)
+    if 'step' in store:  # Earlier versions did not write it.
+      self.step.assign(store['step'])
+
+  def reset_metrics(self) -> None:
+    """Keras hook: sets the metrics back; evaluation noise starts again."""
+    super().reset_metrics()
+    self._test_step.assign(0)
+
+  def call(
+    self, x: Any, condition: Any = None, training: bool = False
+  ) -> tf.Tensor:
+    """Returns the log-likelihood of dequantized `x`: `[N]`, in nats."""
+    x, condition, _ = self._likelihood.unpack((x, condition))
+    x = self._likelihood.assert_on_range(x)
+    seed = self._seed_generator.next()
+    return self._likelihood.log_prob(x, condition, seed, training)
+
+  def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    """Keras hook: one step, or none if it is not finite."""
+    x, condition, weight = self._likelihood.unpack(data)
+    variables = self.trainable_variables
+    replica = tf.distribute.get_replica_context()
+    total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
+    before = [tf.identity(v) for v in self.non_trainable_variables]
+    seed = tf.random.fold_in(self._seeds[0], self.step)
+    with tf.GradientTape() as tape:
+      log_prob = self._likelihood.log_prob(x, condition, seed, training=True)
+      log_prob = tf.where(self._likelihood.is_on_range(x), log_prob, math.nan)
+      # Replicas may have parts of the batch that differ in size, or are empty.
+      total_weight = total(tf.reduce_sum(weight))
+      loss = -tf.math.divide_no_nan(
+        tf.reduce_sum(weight * log_prob), total_weight
+      )
+      loss += self._l2_term() / replica.num_replicas_in_sync
+      # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
+      scaled_loss = self.optimizer.scale_loss(loss)
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = total(
+      tape.gradient(scaled_loss, variables, unconnected_gradients=zero)
+    )
+    finite = non_finite.is_finite(total(loss), gradients)
+    # After too many in a row, nothing more happens until Keras looks.
+    skipped = ~finite | (self._skipped_in_a_row >= self._max_skipped_in_a_row)
+    is_applied = ~skipped & (total_weight > 0)
+    non_finite.apply_or_undo(is_applied, self, gradients, before)
+    # In a graph, this would also run when there is no batch left to read.
+    with tf.control_dependencies([finite]):
+      one = tf.ones([], self.step.dtype)
+    self.step.assign_add(one)
+    self._skipped_in_a_row.assign(
+      tf.where(skipped, self._skipped_in_a_row + 1, tf.zeros_like(self._step))
+    )
+    return self._update_metrics(log_prob, weight, skipped)
+
+  def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    """Keras hook: the metrics of a batch, with the moving statistics."""
+    x, condition, weight = self._likelihood.unpack(data)
+    seed = tf.random.fold_in(self._seeds[1], self._test_step)
+    x = self._likelihood.assert_on_range(x)
+    log_prob = self._likelihood.log_prob(x, condition, seed)
+    self._test_step.assign_add(1)
+    return self._update_metrics(log_prob, weight)
+
+  def predict_step(self, data: Any) -> tf.Tensor:
+    """Keras hook: log-likelihoods, in nats."""
+    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return self.call(x, condition)
+
+  def reestimate_statistics(
+    self, x: Any, condition: Any = None, batch_size: int | None = None
+  ) -> None:
+    """Sets the moving statistics to those of the weights as they are now.
+
+    In training they trail behind the weights, and hold about
+    `1 / (1 - momentum)` batches. One pass over the data in training mode sets
+    them to those of all rows; it normalizes each batch by the statistics of
+    that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
+    batches, from which training goes on.
+
+    Nothing else changes: moving statistics of Keras's `BatchNormalization`, the
+    state of `Dropout`, and other variables of your networks stay as they are.
+    After an error or an interrupt the moving statistics are what they were.
+    All rows count the same, whatever their sample weights are. A batch with a
+    statistic or a log-likelihood that is not finite is left out, with a
+    warning.
+
+    Args:
+      x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
+        batches, `x` or `(x, condition)`.
+      condition: `[N, K]`, for a conditional flow, where `x` is an array.
+      batch_size: `int`, where `x` is an array; 256 by default. Larger batches
+        are closer to the statistics of the whole data set.
+
+    Raises:
+      TypeError: If `x` or `condition` is not of these types.
+      ValueError: If `x` has no rows or is an infinite data set, if another
+        argument does not fit `x`, or if the distribution has no moving
+        statistics or some that layers share.
+      FloatingPointError: If no batch is finite.
+    """
+    reestimation.reestimate_statistics(
+      self.distribution,
+      self._statistics_step,
+      reestimation.as_dataset(x, condition, batch_size),
+      self.distribute_strategy,
+    )
+
+  def _statistics_step(self, data, index):
+    x, condition, _ = self._likelihood.unpack(data)
+    x = self._likelihood.assert_on_range(x)
+    seed = tf.random.fold_in(self._seeds[2], index)
+    return self._likelihood.log_prob(x, condition, seed, training=True)
+
+  def _update_metrics(self, log_prob, weight, skipped=False):
+    self._metrics_of_batches.update(log_prob, weight, skipped, self._l2_term())
+    return self._metrics_of_batches.results(self.distribute_strategy)
+
+  def _l2_term(self):
+    squares = [tf.reduce_sum(v**2) for v in self._l2_variables]
+    return self._l2_coefficient * sum(squares)

@@ -1,0 +1,204 @@
+"""DistributionModel: a `keras.Model` whose variables are a distribution's."""
+
+from collections.abc import Callable
+import functools
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+__all__ = ['DistributionModel', 'OptimizerVariable']
+
+
+def _as_given(method: Callable) -> Callable:
+  """Wraps a method of `keras.Model` so that it takes arrays as they are given.
+
+  Keras casts float arrays to `keras.config.floatx()`, which here is the dtype
+  of the distribution until the method returns; and it drops `sample_weight`
+  where there is no `y`, so that here `y` then is an array of width 0.
+  """
+  signature = inspect.signature(method)
+
+  @functools.wraps(method)
+  def wrapper(self, *args, **kwargs):
+    bound = signature.bind(self, *args, **kwargs)
+    given = bound.arguments
+    x, y = given.get('x'), given.get('y')
+    if y is None and given.get('class_weight') is not None:
+      raise ValueError(
+        '`class_weight` needs classes, `y`; got '
+        f'{given["class_weight"]!r} without them.'
+      )
+    if given.get('sample_weight') is not None and y is None:
+      given['y'] = _no_condition(x)
+    validation = given.get('validation_data')
+    if isinstance(validation, (tuple, list)) and len(validation) == 3:
+      x, y, weight = validation
+      y = _no_condition(x) if y is None else y
+      given['validation_data'] = x, y, weight
+    floatx, dtype = keras.config.floatx(), self.distribution.dtype
+    keras.config.set_floatx(dtype.name if dtype.is_floating else floatx)
+    try:
+      return method(*bound.args, **bound.kwargs)
+    finally:
+      keras.config.set_floatx(floatx)
+
+  return wrapper
+
+
+def _no_condition(x):
+  return np.zeros([len(x), 0]) if hasattr(x, 'shape') else None
+
+
+class OptimizerVariable(keras.Variable):
+  """A `tf.Variable` as Keras optimizers expect it: with a path, and no '/'.
+
+  All such views of one variable stand for the same state of an optimizer.
+  """
+
+  def __init__(self, variable: tf.Variable):
+    super().__init__(
+      lambda *_, **__: variable,
+      shape=variable.shape,
+      dtype=variable.dtype.name,
+      name=variable.name.removesuffix(':0').replace('/', '_'),
+    )
+
+  def _initialize_with_initializer(self, initializer):
+    self._initialize(initializer())
+
+
+class DistributionModel(keras.Model):
+  """What `DensityEstimator` needs of Keras, whatever it computes.
+
+  The variables are those of the distribution; arrays arrive as they are given;
+  optimizers get variables that they understand.
+  """
+
+  def __init__(self, distribution: tfd.Distribution, name: str):
+    """Initializes DistributionModel.
+
+    Args:
+      distribution: What the variables belong to.
+      name: Name of the model.
+    """
+    super().__init__(name=name)
+    self.distribution = distribution
+    self._trained = None  # Ids of the variables that `train_function` trains.
+    self.built = True
+
+  @property
+  def trainable_variables(self) -> list[tf.Variable]:
+    return list(self.distribution.trainable_variables) if self.trainable else []
+
+  @property
+  def non_trainable_variables(self) -> list[tf.Variable]:
+    trained = {id(variable) for variable in self.trainable_variables}
+    return [v for v in self.variables if id(v) not in trained]
+
+  @property
+  def variables(self) -> list[tf.Variable]:
+    return list(self.distribution.variables)
+
+  trainable_weights = trainable_variables
+  non_trainable_weights = non_trainable_variables
+  weights = variables
+
+  def save_own_variables(self, store: Any) -> None:
+    """Keras hook: writes the distribution's variables."""
+    for i, variable in enumerate(self.variables):
+      store[str(i)] = variable.numpy()
+
+  def load_own_variables(self, store: Any) -> None:
+    """Keras hook: reads what `save_own_variables` wrote."""
+    shapes = [tuple(variable.shape) for variable in self.variables]
+    numbers = sum(1 for key in store.keys() if key.isdigit())
+    stored = [tuple(store[str(i)].shape) for i in range(numbers)]
+    if shapes != stored:
+      raise ValueError(
+        f'The weights are those of another model: {len(stored)} variables were '
+        f'saved, {len(shapes)} are here, or their shapes differ.'
+      )
+    for i, variable in enumerate(self.variables):
+      variable.assign(store[str(i)])
+
+  def compile(
+    self,
+    optimizer: Any = 'adam',
+    jit_compile: bool = False,
+    **kwargs: Any,
+  ) -> None:
+    """Configures the model for training; see `keras.Model.compile`.
+
+    Args:
+      optimizer: Keras optimizer, or its name.
+      jit_compile: Python `bool`, whether to compile the steps with XLA, which
+        draws other noise and drops the check that `x` holds pixels. Off by
+        default: on a CPU the steps of `RealNVPChain` take longer with it.
+      **kwargs: Those of `keras.Model.compile`, but losses and metrics.
+
+    Raises:
+      ValueError: If a loss or metrics are given, or a Keras network of the
+        distribution is not built.
+    """
+    for name in ('loss', 'loss_weights', 'metrics', 'weighted_metrics'):
+      if kwargs.get(name) is not None:
+        raise ValueError(
+          f'`{name}` cannot be chosen: the loss is the negative '
+          f'log-likelihood; got {kwargs[name]!r}.'
+        )
+    for module in self.distribution.submodules:
+      network = getattr(module, 'shift_and_log_scale_fn', None)
+      if not getattr(network, 'built', True):
+        raise ValueError(
+          f'The network of {module.name!r} has no variables yet: build '
+          f'{network!r}, with a `keras.Input` first or by calling it once.'
+        )
+    super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+    self.optimizer.build(
+      [OptimizerVariable(v) for v in self.trainable_variables]
+    )
+
+  def get_config(self) -> dict[str, Any]:
+    """Keras hook: raises, for a distribution has no configuration."""
+    raise NotImplementedError(
+      'A DensityEstimator cannot be written to a .keras file, cloned or made '
+      'from a config, for a tfd.Distribution has none. Build the distribution '
+      'again and use `save_weights` and `load_weights` or '
+      '`tfp_realnvp.Checkpoints`; or serve it with '
+      '`tfp_realnvp.export_saved_model`.'
+    )
+
+  def export(self, *args: Any, **kwargs: Any) -> None:
+    """Keras hook: raises, for Keras would export a part of the answers."""
+    del args, kwargs
+    raise NotImplementedError(
+      'Use `tfp_realnvp.export_saved_model` on the distribution.'
+    )
+
+  fit = _as_given(keras.Model.fit)
+  evaluate = _as_given(keras.Model.evaluate)
+  predict = _as_given(keras.Model.predict)
+  train_on_batch = _as_given(keras.Model.train_on_batch)
+  test_on_batch = _as_given(keras.Model.test_on_batch)
+  predict_on_batch = _as_given(keras.Model.predict_on_batch)
+
+  def make_train_function(self, force: bool = False) -> None:
+    """Keras hook: makes a new step if other variables are to be trained."""
+    trained = [id(variable) for variable in self.trainable_variables]
+    if not trained:
+      raise ValueError(
+        f'`distribution` has no trainable variables, got {self.distribution!r}.'
+        if self.trainable
+        else 'The model cannot be trained: its `trainable` is False.'
+      )
+    super().make_train_function(force or trained != self._trained)
+    self._trained = trained
+
+  def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    """Nothing is left to build; Keras would average pixels over workers."""

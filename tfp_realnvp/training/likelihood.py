@@ -1,0 +1,221 @@
+"""From data to log-likelihoods, for any distribution that holds flows."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import pixels
+from tfp_realnvp import util
+from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors import flow_bijector
+from tfp_realnvp.networks import moving_statistics
+
+tfd = tfp.distributions
+
+__all__ = ['Likelihood', 'log_prob_kwargs', 'takes']
+
+# These hand the arguments of `log_prob` to what they wrap. Where that is not a
+# composite tensor, TFP makes instances of their private base classes.
+_TRANSPARENT = tuple(
+  wrapper.__bases__[0]
+  for wrapper in (tfd.BatchBroadcast, tfd.Independent, tfd.Sample)
+)
+_TRANSFORMED = tfd.TransformedDistribution.__bases__[0]
+
+
+def takes(distribution: tfd.Distribution) -> frozenset[str]:
+  """Returns what the flows within a distribution depend on beside the event.
+
+  Args:
+    distribution: `tfd.Distribution`.
+
+  Returns:
+    A frozenset of the strings 'training' and 'condition'; see
+    `composition.takes`.
+  """
+  flows = filter(_is_flow, distribution.submodules)
+  return frozenset().union(*map(composition.takes, flows))
+
+
+def log_prob_kwargs(
+  distribution: tfd.Distribution, **kwargs: Any
+) -> dict[str, Any]:
+  """Returns keyword arguments for `distribution.log_prob`.
+
+  Args:
+    distribution: `tfd.Distribution`. The flows within may be bijectors of
+      `tfd.TransformedDistribution`s, inside `tfb.Chain` and `tfb.Invert` too,
+      and these inside one another and inside `tfd.Independent`, `tfd.Sample`
+      and `tfd.BatchBroadcast`.
+    **kwargs: `training`, `condition`.
+
+  Returns:
+    A dict that hands each flow those of `kwargs` that it depends on.
+
+  Raises:
+    TypeError: If TFP cannot hand them to a flow, as within `tfd.Mixture`.
+    ValueError: If the names of the bijectors of a composition do not tell them
+      apart.
+  """
+  if not takes(distribution):
+    return {}
+  if isinstance(distribution, _TRANSPARENT):
+    return log_prob_kwargs(distribution.distribution, **kwargs)
+  default = tfd.TransformedDistribution.__init__.__defaults__[0]
+  split = distribution.parameters.get('kwargs_split_fn', default)
+  if not isinstance(distribution, _TRANSFORMED) or split is not default:
+    flow = next(filter(_is_flow, distribution.submodules))
+    raise TypeError(
+      f'`training` and `condition` cannot reach {flow.name!r} within '
+      f'{distribution!r}: TFP hands them on in tfd.TransformedDistribution '
+      '(with the default `kwargs_split_fn`), tfd.Independent, tfd.Sample and '
+      'tfd.BatchBroadcast alone. Put the flow outside, such as '
+      '`tfd.TransformedDistribution(tfd.Mixture(...), flow)`, or use flows '
+      'without batch normalization, dropout and condition.'
+    )
+  parts = {
+    'bijector_kwargs': composition.nested_kwargs(
+      distribution.bijector, **kwargs
+    ),
+    'distribution_kwargs': log_prob_kwargs(distribution.distribution, **kwargs),
+  }
+  return {name: nested for name, nested in parts.items() if nested}
+
+
+def _is_flow(module):
+  return isinstance(module, flow_bijector.FlowBijector)
+
+
+class Likelihood:
+  """The log-likelihood of batches as Keras hands them out."""
+
+  def __init__(self, distribution: tfd.Distribution, num_levels: int | None):
+    """Initializes Likelihood.
+
+    Args:
+      distribution: See `DensityEstimator`.
+      num_levels: See `DensityEstimator`.
+
+    Raises:
+      TypeError: If `distribution` is not a `tfd.Distribution`, or holds a flow
+        that `training` or `condition` cannot reach.
+      ValueError: If its event shape is not known, it has batch dimensions, or
+        `num_levels` is not an int of at least 1 that the dtype can count to.
+    """
+    if not isinstance(distribution, tfd.Distribution):
+      raise TypeError(
+        f'`distribution` must be a tfd.Distribution, got {distribution!r}.'
+      )
+    shape = distribution.event_shape
+    if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
+      raise ValueError(
+        f'`distribution` must have a fully known event shape, got {shape}.'
+      )
+    if distribution.batch_shape.rank != 0:
+      raise ValueError(
+        '`distribution` must have no batch dimensions, got batch shape '
+        f'{distribution.batch_shape}: `tfd.Independent` makes them part of the '
+        'event.'
+      )
+    log_prob_kwargs(distribution, training=True)  # Or raises.
+    self._distribution = distribution
+    self._num_levels = util.check_int(num_levels, 'num_levels', optional=True)
+    if num_levels is not None and distribution.dtype.is_floating:
+      pixels.check_num_levels(num_levels, distribution.dtype)
+
+  def unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+    """Returns `x`, condition or `None`, and weights `[N]`, as tensors."""
+    x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, dtype = self._convert(x), self._distribution.dtype
+    condition = self._convert_condition(condition, x)
+    if weight is None:
+      return x, condition, tf.ones(util.dims(x)[:1], dtype)
+    weight = tf.cast(weight, dtype)
+    if not weight.shape.is_compatible_with(x.shape[:1]):
+      raise ValueError(
+        f'`sample_weight` must have shape {x.shape[:1]}, a weight for each '
+        f'event of `x`; got shape {weight.shape}.'
+      )
+    return x, condition, weight
+
+  def _convert(self, x):
+    """Returns `x` as a tensor of a batch of events."""
+    x = tf.convert_to_tensor(x)
+    event_shape = self._distribution.event_shape
+    if not x.shape[1:].is_compatible_with(event_shape):
+      message = (
+        f'`x` must be a batch of events of shape {event_shape}, got shape '
+        f'{x.shape}'
+      )
+      if x.shape.is_compatible_with(event_shape):
+        message += ': the batch dimension is missing; batch the data set'
+      raise ValueError(f'{message}.')
+    return tf.cast(x, tf.uint8) if x.dtype == tf.bool else x
+
+  def _convert_condition(self, condition, x):
+    """Returns `condition` as a tensor of the distribution's dtype."""
+    if condition is None or condition.shape[-1:] == [0]:
+      return None
+    condition = tf.cast(condition, self._distribution.dtype)
+    if 'condition' not in takes(self._distribution):
+      raise ValueError(
+        'No flow of `distribution` takes a condition, got `y` of shape '
+        f'{condition.shape}: give `x` alone, or build the flow with '
+        '`condition_size`.'
+      )
+    if not condition.shape.is_compatible_with([x.shape[0], None]):
+      raise ValueError(
+        '`y`, the condition, must have shape [N, K], a row for each event of '
+        f'`x`, whose shape is {x.shape}; got shape {condition.shape}. Labels '
+        'need one-hot encoding.'
+      )
+    return condition
+
+  def assert_on_range(self, x: tf.Tensor) -> tf.Tensor:
+    """Returns `x`, after a check at run time that it holds pixels."""
+    if self._num_levels is None:
+      return x
+    return pixels.assert_on_range(x, self._num_levels)
+
+  def is_on_range(self, x: tf.Tensor) -> tf.Tensor | bool:
+    """Returns which events `[N]` hold pixels and nothing else."""
+    if self._num_levels is None:
+      return True
+    on_range = pixels.is_on_range(x, self._num_levels)
+    return tf.reduce_all(on_range, axis=list(range(1, x.shape.rank)))
+
+  def log_prob(
+    self,
+    x: tf.Tensor,
+    condition: tf.Tensor | None,
+    seed: tf.Tensor,
+    training: bool = False,
+  ) -> tf.Tensor:
+    """Returns the log-likelihood `[N]` of what `unpack` returned, in nats.
+
+    Args:
+      x: `[N] + event_shape`.
+      condition: `[N, K]` or `None`.
+      seed: Stateless seed of the dequantization noise.
+      training: Passed to the flows.
+    """
+    distribution = self._distribution
+    if self._num_levels is None:
+      x = tf.cast(x, distribution.dtype)
+    else:
+      noise = _noise(x, seed, distribution.dtype)
+      x = pixels.dequantize(x, noise, self._num_levels)
+    kwargs = log_prob_kwargs(
+      distribution, training=training, condition=condition
+    )
+    return distribution.log_prob(x, **kwargs)
+
+
+def _noise(x, seed, dtype):
+  """Uniform noise like `x`: this replica's part of that of the whole batch."""
+  count, *event_shape = util.dims(x)
+  start, total = moving_statistics.part_of_batch(count)
+  noise = tf.random.stateless_uniform([total, *event_shape], seed, dtype=dtype)
+  return noise[start : start + count]

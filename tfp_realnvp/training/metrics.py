@@ -1,0 +1,74 @@
+"""LikelihoodMetrics: what Keras reports of a `DensityEstimator`."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import pixels
+from tfp_realnvp.networks import moving_statistics
+
+tfd = tfp.distributions
+
+__all__ = ['LikelihoodMetrics']
+
+
+class LikelihoodMetrics:
+  """Weighted means of the loss and of bits/dim, and a count of failures."""
+
+  def __init__(self, distribution: tfd.Distribution):
+    """Initializes LikelihoodMetrics.
+
+    Args:
+      distribution: What the log-likelihoods are of.
+    """
+    dtype = distribution.dtype.name if distribution.dtype.is_floating else None
+    self._event_shape = distribution.event_shape
+    self._loss = keras.metrics.Mean('loss', dtype)
+    self._bits_per_dim = keras.metrics.Mean('bits_per_dim', dtype)
+    self._non_finite = keras.metrics.Sum('non_finite')
+
+  @property
+  def metrics(self) -> list[keras.Metric]:
+    """The Keras metrics."""
+    return [self._loss, self._bits_per_dim, self._non_finite]
+
+  def update(
+    self,
+    log_prob: tf.Tensor,
+    weight: tf.Tensor,
+    skipped: tf.Tensor | bool,
+    l2_term: tf.Tensor,
+  ) -> None:
+    """Counts a batch.
+
+    Args:
+      log_prob: `[N]`, in nats.
+      weight: `[N]`; an event of weight 0 is left out of the means.
+      skipped: Boolean scalar: the batch counts as `N` failures and no more.
+      l2_term: Scalar that the loss contains.
+    """
+    self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
+    weight = tf.where(skipped, tf.zeros_like(weight), weight)
+    log_prob = tf.where(weight == 0, tf.zeros_like(log_prob), log_prob)
+    self._loss.update_state(-log_prob + l2_term, weight)
+    self._bits_per_dim.update_state(
+      pixels.bits_per_dim(log_prob, self._event_shape), weight
+    )
+
+  def results(self, strategy: tf.distribute.Strategy) -> dict[str, tf.Tensor]:
+    """Returns the metrics so far, by name, over the events of all replicas."""
+    results = {metric.name: _result(metric) for metric in self.metrics}
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+      # Keras takes the mean of what the workers return over its first axis.
+      results = {name: value[tf.newaxis] for name, value in results.items()}
+    return results
+
+
+def _result(metric):
+  if not moving_statistics.in_sync(True):
+    return metric.result()
+  replica = tf.distribute.get_replica_context()
+  totals = replica.all_reduce(
+    tf.distribute.ReduceOp.SUM, [tf.identity(v.value) for v in metric.variables]
+  )
+  return metric.stateless_result(totals)

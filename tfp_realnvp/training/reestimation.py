@@ -1,0 +1,248 @@
+"""Re-estimation of moving statistics for the weights as they are."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp import util
+from tfp_realnvp.networks import moving_statistics
+
+__all__ = ['as_dataset', 'reestimate_statistics']
+
+# A variance that no batch has. The first update replaces it where the variance
+# of the batch is finite.
+_NO_VARIANCE = -1.0
+
+
+def reestimate_statistics(distribution, log_prob_fn, data, strategy):
+  """Sets the moving statistics of a distribution to those of all of `data`.
+
+  Every batch is normalized by its own statistics, those of all replicas
+  together, whether the moving statistics are lagged or synchronized or not.
+  Batches count by their rows, so that the result is the mean and the variance
+  of all rows, whatever their order.
+
+  A batch with a statistic or a log-likelihood that is not finite is left out,
+  with a warning. All other variables stay as they are, and after an error so do
+  the moving statistics.
+
+  Args:
+    distribution: `tfd.Distribution`, a `tf.Module` with `MovingStatistics`.
+    log_prob_fn: Function from a batch and its index to the log-likelihoods
+      `[N]`, which updates the moving statistics as training does. It is called
+      in replica context.
+    data: `tf.data.Dataset` of batches, as `as_dataset` returns it.
+    strategy: `tf.distribute.Strategy` that the distribution was built in.
+
+  Raises:
+    ValueError: If there are no moving statistics, if layers share some, or if
+      `data` has no rows.
+    FloatingPointError: If no batch is finite.
+  """
+  statistics = [
+    module
+    for module in distribution.submodules
+    if isinstance(module, moving_statistics.MovingStatistics)
+  ]
+  if not statistics:
+    raise ValueError(
+      '`distribution` has no moving statistics to re-estimate, got '
+      f'{distribution!r}.'
+    )
+  before = []  # Variables and their values: none before `keep` is called.
+
+  def keep():
+    before.extend((v, v.numpy()) for v in distribution.non_trainable_variables)
+
+  def restore():
+    for variable, value in before:
+      variable.assign(value)
+
+  try:
+    with _synchronized(statistics):
+      averages = _average(
+        distribution, statistics, log_prob_fn, data, strategy, keep
+      )
+    restore()
+    for module, average in zip(statistics, averages):
+      average.assign_to(module)
+  except BaseException:  # An interrupt from the keyboard, too.
+    restore()
+    raise
+
+
+def as_dataset(x, condition=None, batch_size=None):
+  """Returns a data set of batches.
+
+  Args:
+    x: Array `[N, ...]`, or a finite `tf.data.Dataset` of batches, which is
+      returned as it is.
+    condition: Array `[N, K]`, where `x` is an array.
+    batch_size: `int`, where `x` is an array; 256 by default.
+
+  Raises:
+    TypeError: If `x` or `condition` is neither.
+    ValueError: If `x` is infinite, if `condition` has another number of rows,
+      if `batch_size` is out of range, or if one of the two is given with a
+      `tf.data.Dataset`.
+  """
+  if isinstance(x, tf.data.Dataset):
+    for name, value in (('condition', condition), ('batch_size', batch_size)):
+      if value is not None:
+        raise ValueError(
+          f'`{name}` must be None where `x` is a tf.data.Dataset of batches, '
+          f'got {value!r}.'
+        )
+    if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+      raise ValueError(f'`x` must be finite, got {x!r}, which repeats forever.')
+    return x
+  batch_size = util.check_int(
+    256 if batch_size is None else batch_size, 'batch_size'
+  )
+  arrays = _to_array(x, 'x')
+  if condition is not None:
+    condition = _to_array(condition, 'condition')
+    if len(condition) != len(arrays):
+      raise ValueError(
+        f'`condition` must have {len(arrays)} rows, as many as `x`, got '
+        f'{len(condition)}.'
+      )
+    arrays = (arrays, condition)
+  return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+
+def _to_array(value, name):
+  """Returns a tensor or NumPy array with rows; keeps float64."""
+  try:
+    array = value if tf.is_tensor(value) else np.asarray(value)
+  except ValueError:  # Rows of different lengths.
+    array = None
+  if array is None or array.dtype == object or not len(array.shape):
+    expected = 'an array or a finite tf.data.Dataset of batches'
+    expected = expected if name == 'x' else 'an array'
+    raise TypeError(f'`{name}` must be {expected}, got {value!r}.')
+  return array
+
+
+@contextlib.contextmanager
+def _synchronized(statistics):
+  """Makes batch statistics those of all replicas, in what is traced within."""
+  before = [module.synchronized for module in statistics]
+  try:
+    for module in statistics:
+      module.synchronized = True
+    yield
+  finally:
+    for module, synchronized in zip(statistics, before):
+      module.synchronized = synchronized
+
+
+def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
+  """Returns the `_Average` of each of the moving statistics.
+
+  Calls `keep` when all variables exist, before any of them changes.
+  """
+
+  def count(batch, index):
+    log_prob = log_prob_fn(batch, index)
+    is_finite = tf.math.is_finite(log_prob)
+    counts = tf.stack(
+      [tf.size(log_prob), tf.reduce_sum(tf.cast(~is_finite, tf.int32))]
+    )
+    replica = tf.distribute.get_replica_context()
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
+
+  @tf.function(reduce_retracing=True)
+  def step(batch, index):
+    for module in statistics:
+      # Without updates so far, the rate of the next is 1: afterwards these are
+      # the statistics of the batch, which lagged layers normalize by, too.
+      module.mean.assign(tf.zeros_like(module.mean))
+      module.variance.assign(tf.zeros_like(module.variance) + _NO_VARIANCE)
+      module.num_updates.assign(tf.zeros_like(module.num_updates))
+    counts = strategy.run(count, (batch, index))
+    (counts, *_) = strategy.experimental_local_results(counts)
+    moments = [
+      tuple(map(tf.identity, (m.mean, m.variance, m.num_updates)))
+      for m in statistics
+    ]
+    return counts, moments
+
+  averages = [_Average() for _ in statistics]
+  num_batches = num_skipped = 0
+  batches = strategy.experimental_distribute_dataset(data)
+  for index, batch in enumerate(batches):
+    index = tf.constant(index)
+    if not index:  # Tracing builds the networks that are not built yet.
+      step.get_concrete_function(batch, index)
+      keep()
+    counts, moments = step(batch, index)
+    num_rows, num_non_finite = counts.numpy()
+    if num_rows == 0:
+      continue
+    num_batches += 1
+    for module, (*_, num_updates) in zip(statistics, moments):
+      if num_updates > 1:  # They are a blend of those of the layers.
+        raise ValueError(
+          'Moving statistics that layers share cannot be re-estimated: '
+          f'{module.name!r} moved {int(num_updates)} times in one pass.'
+        )
+    reached = [
+      (average, mean.numpy(), variance.numpy())
+      for average, (mean, variance, num_updates) in zip(averages, moments)
+      if num_updates > 0
+    ]
+    if not reached:
+      raise ValueError(
+        '`distribution` must pass `training` on to its moving statistics, got '
+        f'{distribution!r}.'
+      )
+    is_finite = num_non_finite == 0 and all(
+      np.all(variance > _NO_VARIANCE / 2) for _, _, variance in reached
+    )
+    if not is_finite:
+      num_skipped += 1
+      continue
+    for average, mean, variance in reached:
+      average.add(num_rows, mean, variance)
+  if num_batches == 0:
+    raise ValueError(f'`x` must have rows, got no rows: {data!r}.')
+  if num_skipped:
+    message = (
+      f'{num_skipped} of {num_batches} batches of `x` have a statistic or a '
+      'log-likelihood that is not finite'
+    )
+    if num_skipped == num_batches:
+      raise FloatingPointError(f'{message}.')
+    warnings.warn(f'{message}; they are left out.', stacklevel=4)
+  return averages
+
+
+class _Average:
+  """Mean and variance of the rows of all batches (Chan et al., 1979)."""
+
+  def __init__(self):
+    self._num_rows = self._num_batches = 0
+    self._mean = self._variance = 0.0
+
+  def add(self, num_rows, mean, variance):
+    """Adds a batch of so many rows."""
+    self._num_rows += num_rows
+    self._num_batches += 1
+    share = num_rows / self._num_rows
+    difference = mean.astype(np.float64) - self._mean
+    self._mean = self._mean + share * difference
+    self._variance = (
+      (1 - share) * self._variance
+      + share * variance.astype(np.float64)
+      + share * (1 - share) * difference**2
+    )
+
+  def assign_to(self, statistics):
+    """Assigns the average, if there is one, to `MovingStatistics`."""
+    if self._num_batches:
+      statistics.mean.assign(self._mean)
+      statistics.variance.assign(self._variance)
+      statistics.num_updates.assign(self._num_batches)
