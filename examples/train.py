@@ -221,7 +221,7 @@ class StopOnSignal(keras.callbacks.Callback):
   """Ends the program on Ctrl-C, SIGTERM and SIGHUP.
 
   Inside `deferred` it ends later: `fit` after the step that it is taking.
-  Further signals do not shorten that, as some are sent twice. Signals that the
+  Further signals have no effect, as some are sent twice. Signals that the
   program was started to ignore, such as SIGHUP by `nohup`, are ignored.
 
   Attributes:
@@ -240,7 +240,9 @@ class StopOnSignal(keras.callbacks.Callback):
         signal.signal(number, self._receive)
 
   def _receive(self, number, frame):
-    self.signal = self.signal or signal.Signals(number)
+    if self.signal:  # The program is ending already.
+      return
+    self.signal = signal.Signals(number)
     if not self._is_deferred:
       self._exit()
 
@@ -335,11 +337,6 @@ class Reports:
     self._rows.append(row)
     if not self._is_chief:
       return
-    text = io.StringIO()
-    table = csv.DictWriter(text, row, extrasaction='ignore')
-    table.writeheader()
-    table.writerows(self._rows)
-    replace_text(self._model_dir / 'metrics.csv', text.getvalue())
     picture = real_and_samples(model, images)
     path = str(samples_path(self._model_dir, step))
     tf.io.write_file(path, tf.io.encode_png(picture))
@@ -347,6 +344,12 @@ class Reports:
       for name, value in row.items():
         tf.summary.scalar(name, value)
       tf.summary.image('real_and_samples', picture[np.newaxis])
+    # Last: a run that is stopped before this line makes the report again.
+    text = io.StringIO()
+    table = csv.DictWriter(text, row, extrasaction='ignore')
+    table.writeheader()
+    table.writerows(self._rows)
+    replace_text(self._model_dir / 'metrics.csv', text.getvalue())
 
 
 def replace_text(path, text):

@@ -135,6 +135,20 @@ def test_metrics_of_a_finished_epoch_are_not_taken_up(trained, directory):
   )
 
 
+def test_metrics_are_resumed_though_their_checkpoint_was_replaced(tmp_path):
+  model = _vector_model()
+  checkpoints = tfp_realnvp.Checkpoints(model, tmp_path, max_to_keep=1)
+  model.fit(_VECTORS, batch_size=2, verbose=0)
+  checkpoints.save()
+  checkpoints.restore(epoch_steps=8)
+  count = model.metrics[0].count.numpy()
+  model.reestimate_statistics(_VECTORS)
+  checkpoints.save()
+  assert _names(tmp_path) == {'ckpt-4-1'}
+  model.fit(_VECTORS, batch_size=2, verbose=0, callbacks=[checkpoints])
+  assert model.metrics[0].count.numpy() == 2 * count
+
+
 def _flip(path, offset):
   data = bytearray(path.read_bytes())
   data[offset] ^= 0xFF
@@ -362,6 +376,21 @@ def test_learning_rate_that_a_callback_changed_is_restored(tmp_path):
     checkpoints.save()
   rates = [model.optimizer.learning_rate.numpy() for model in models]
   np.testing.assert_allclose(rates, [1e-2 * 0.5**4, 1e-2 * 0.5**8], rtol=1e-6)
+
+
+def test_learning_rate_survives_going_back_within_a_run(tmp_path):
+  model = _vector_model(_ADAM())
+  checkpoints = tfp_realnvp.Checkpoints(model, tmp_path)
+  model.fit(_VECTORS, batch_size=4, verbose=0)
+  checkpoints.save()
+  model.fit(_VECTORS, batch_size=4, verbose=0, callbacks=[_Change()])
+  checkpoints.restore()
+  assert model.optimizer.learning_rate.numpy() == np.float32(1e-2)
+  model.fit(_VECTORS, batch_size=4, verbose=0, callbacks=[_Change()])
+  checkpoints.save()
+  restarted = _vector_model(_ADAM())
+  tfp_realnvp.Checkpoints(restarted, tmp_path).restore()
+  assert restarted.optimizer.learning_rate.numpy() == np.float32(1e-2 / 4)
 
 
 @pytest.mark.parametrize('scaled', [False, True])

@@ -84,6 +84,38 @@ def test_signals_wait_for_what_must_not_be_interrupted(stop):
   assert ended.value.code == 143
 
 
+def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
+  monkeypatch.setattr(train, 'StopOnSignal', lambda: stop)
+  monkeypatch.setattr(
+    train, 'run', lambda stop: signal.raise_signal(signal.SIGTERM)
+  )
+
+  def tell(message):
+    signal.raise_signal(signal.SIGTERM)
+    print(message)
+
+  monkeypatch.setattr(train, 'print', tell, raising=False)
+  with pytest.raises(SystemExit) as ended:
+    train.main(['train'])
+  assert ended.value.code == 143
+  assert 'Stopped by SIGTERM. Nothing is saved.' in capsys.readouterr().out
+
+
+def test_report_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
+  def interrupted(*args):
+    raise SystemExit
+
+  monkeypatch.setattr(train, 'real_and_samples', interrupted)
+  with pytest.raises(SystemExit):
+    train.Reports(tmp_path, 4, True).write(4, {}, None, None)
+  assert train.Reports(tmp_path, 4, True).step == 0
+  picture = np.zeros([2, 2, 3], np.uint8)
+  monkeypatch.setattr(train, 'real_and_samples', lambda *args: picture)
+  train.Reports(tmp_path, 4, True).write(4, {}, None, None)
+  assert train.Reports(tmp_path, 4, True).step == 4
+  assert train.samples_path(tmp_path, 4).exists()
+
+
 def test_signals_that_are_ignored_stay_ignored(stop):
   signal.signal(signal.SIGHUP, signal.SIG_IGN)
   again = train.StopOnSignal()

@@ -84,7 +84,7 @@ class Checkpoints(keras.callbacks.Callback):
     self._directory = pathlib.Path(directory)
     self._every = util.check_int(every, 'every')
     self._max_to_keep = util.check_int(max_to_keep, 'max_to_keep')
-    self._epoch_to_resume = None
+    self._metrics_to_resume = None
     self._damaged = []
     self._newest = None  # The path that was written or restored last.
     self._last_step = self.step
@@ -140,7 +140,9 @@ class Checkpoints(keras.callbacks.Callback):
       logging.info('Going on from step %d of %s.', self.step, path)
       self._newest = path
       if epoch_steps and self.step % epoch_steps:
-        self._epoch_to_resume = path
+        # The checkpoint may be removed before `fit` begins.
+        variables = self._metrics().variables
+        self._metrics_to_resume = [v.numpy() for v in variables]
       return path
     if self._damaged:
       raise ValueError(
@@ -227,8 +229,10 @@ class Checkpoints(keras.callbacks.Callback):
     """Restores a checkpoint, after all of it has been checked."""
     model = self._estimator
     rates = optimizer_state.learning_rates(model.optimizer)
-    # A value that was assigned after `compile` is a choice of the user, too.
-    self._compiled = model.optimizer, optimizer_state.values(rates)
+    # A value that was assigned between `compile` and the first step is a choice
+    # of the user, too; later ones may be those of callbacks.
+    if not self.step:
+      self._compiled = model.optimizer, optimizer_state.values(rates)
     checkpoint = self._checkpoint()
     seeds = model.seeds.numpy()
     with checkpoint_files.readable(path) as readable:
@@ -289,11 +293,11 @@ class Checkpoints(keras.callbacks.Callback):
   def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
     """Keras hook: Keras has just set the metrics to 0."""
     self._epoch = epoch
-    if self._epoch_to_resume:
-      whole = tf.train.Checkpoint(metrics=self._metrics())
-      with checkpoint_files.readable(self._epoch_to_resume) as path:
-        whole.restore(path).expect_partial()
-      self._epoch_to_resume = None
+    if self._metrics_to_resume:
+      variables = self._metrics().variables
+      for variable, value in zip(variables, self._metrics_to_resume):
+        variable.assign(value)
+      self._metrics_to_resume = None
 
   def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
     """Keras hook: saves every `every` steps."""
