@@ -520,6 +520,19 @@ def test_distributions_that_are_not_of_one_event_are_errors():
     density_estimator.DensityEstimator(joint)
 
 
+@pytest.mark.parametrize(
+  'dtype, num_levels', [(np.int8, 256), (np.int16, 65536), (np.int32, 2**20)]
+)
+def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):
+  flow = _flow(logit_transform=tfp_realnvp.LogitTransform(num_levels))
+  model = _estimator(flow, num_levels=num_levels)
+  history = model.fit(_images().astype(dtype) - 50, verbose=0).history
+  assert history['non_finite'] == [0]
+  assert 0 < history['bits_per_dim'][0] < 40
+  with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels on'):
+    model.evaluate(np.full([1, 4, 4, 1], -1, dtype), verbose=0)
+
+
 def test_boolean_images_have_two_levels():
   model = _estimator(num_levels=2)
   images = np.random.default_rng(0).uniform(size=[20, 4, 4, 1]) < 0.5
