@@ -2,7 +2,7 @@
 
     python examples/vectors.py
 
-Writes moons.png to the current directory. Takes a minute on two CPU cores.
+Writes moons.png to the current directory. Takes half a minute on two CPU cores.
 """
 
 import keras
@@ -16,7 +16,7 @@ import tfp_realnvp
 tfd = tfp.distributions
 
 NUM_ROWS = 20_000
-NUM_EPOCHS = 20
+NUM_EPOCHS = 100
 
 
 def main():
