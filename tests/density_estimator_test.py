@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tests import estimator_testing
 from tests import flow_testing
 import tfp_realnvp
 from tfp_realnvp import pixels
@@ -13,26 +14,6 @@ from tfp_realnvp.training import density_estimator
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
-
-
-def _flow(**kwargs):
-  return flow_testing.chain((4, 4, 1), **({'seed': 1} | kwargs))
-
-
-def _estimator(flow=None, compiled=True, **kwargs):
-  flow = flow or _flow()
-  dist = tfd.TransformedDistribution(
-    flow_testing.isotropic_normal((4, 4, 1), flow.dtype), flow
-  )
-  model = density_estimator.DensityEstimator(dist, seed=0, **kwargs)
-  if compiled:
-    model.compile(keras.optimizers.Adam(1e-2))
-  return model
-
-
-def _images(count=50, seed=0):
-  rng = np.random.default_rng(seed)
-  return rng.integers(100, 140, [count, 4, 4, 1]).astype(np.uint8)
 
 
 def test_bits_per_dim_by_hand():
@@ -66,18 +47,18 @@ def test_fit_and_evaluate_any_distribution():
 
 
 def test_fit_lowers_bits_per_dim_below_uniform():
-  model = _estimator()
-  held_out = _images(seed=1)
+  model = estimator_testing.image_estimator()
+  held_out = estimator_testing.images(seed=1)
   before = model.evaluate(held_out, verbose=0, return_dict=True)
-  model.fit(_images(200), batch_size=20, epochs=4, verbose=0)
+  model.fit(estimator_testing.images(200), batch_size=20, epochs=4, verbose=0)
   after = model.evaluate(held_out, verbose=0, return_dict=True)
   assert before['bits_per_dim'] > 6.5
   assert 5.3 < after['bits_per_dim'] < 6  # 40 levels are 5.3 bits.
 
 
 def test_evaluation_uses_moving_statistics_and_moves_nothing():
-  model = _estimator()
-  images = _images()
+  model = estimator_testing.image_estimator()
+  images = estimator_testing.images()
   model.fit(images, batch_size=10, verbose=0)
   before = [v.numpy() for v in model.variables]
   model.evaluate(images, verbose=0)
@@ -91,8 +72,8 @@ def test_evaluation_uses_moving_statistics_and_moves_nothing():
 
 
 def test_training_moves_statistics_once_a_step():
-  model = _estimator()
-  model.fit(_images(50), batch_size=10, verbose=0)
+  model = estimator_testing.image_estimator()
+  model.fit(estimator_testing.images(50), batch_size=10, verbose=0)
   counts = [v for v in model.variables if 'num_updates' in v.name]
   assert {v.numpy() for v in counts} == {5.0}
   assert model.optimizer.iterations == 5
@@ -128,7 +109,7 @@ def test_noise_is_fresh_and_on_the_unit_interval():
       return tf.TensorShape([4, 4, 1])
 
   model = density_estimator.DensityEstimator(Spy(), seed=0)
-  images = _images()
+  images = estimator_testing.images()
   for x in (images, images.astype(np.float32), images + np.float32(0.5)):
     model.call(x)
   noises = [value - images for value in Spy.seen]
@@ -139,12 +120,14 @@ def test_noise_is_fresh_and_on_the_unit_interval():
 
 
 def test_l2_term():
-  flow = _flow(num_scales=1)
-  model = _estimator(
+  flow = estimator_testing.image_flow(num_scales=1)
+  model = estimator_testing.image_estimator(
     flow, l2_coefficient=0.5, l2_variables=flow.scale_parameters
   )
   squares = sum((v.numpy() ** 2).sum() for v in flow.scale_parameters)
-  metrics = model.evaluate(_images(), verbose=0, return_dict=True)
+  metrics = model.evaluate(
+    estimator_testing.images(), verbose=0, return_dict=True
+  )
   nll = metrics['bits_per_dim'] * 16 * math.log(2)
   np.testing.assert_allclose(metrics['loss'], nll + squares / 2, rtol=1e-5)
   with tf.GradientTape() as tape:
@@ -154,19 +137,19 @@ def test_l2_term():
 
 
 def test_gradients_are_clipped_by_the_optimizer():
-  model = _estimator(compiled=False)
+  model = estimator_testing.image_estimator(compiled=False)
   model.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-3))
   before = [v.numpy() for v in model.trainable_variables]
-  model.fit(_images(10), batch_size=10, verbose=0)
+  model.fit(estimator_testing.images(10), batch_size=10, verbose=0)
   moved = [v.numpy() - b for v, b in zip(model.trainable_variables, before)]
   norm = np.sqrt(sum((m**2).sum() for m in moved))
   np.testing.assert_allclose(norm, 1e-3, rtol=0.02)
 
 
 def test_uneven_last_batch_counts_by_images():
-  model = _estimator()
-  model.fit(_images(), verbose=0)
-  images = _images(25)
+  model = estimator_testing.image_estimator()
+  model.fit(estimator_testing.images(), verbose=0)
+  images = estimator_testing.images(25)
   whole = model.evaluate(images, batch_size=25, verbose=0, return_dict=True)
   parts = model.evaluate(images, batch_size=10, verbose=0, return_dict=True)
   np.testing.assert_allclose(parts['loss'], whole['loss'], rtol=0.01)
@@ -190,8 +173,8 @@ def test_evaluation_counts_what_is_not_finite():
 
 
 def test_variables_are_the_distributions():
-  flow = _flow()
-  model = _estimator(flow)
+  flow = estimator_testing.image_flow()
+  model = estimator_testing.image_estimator(flow)
   refs = lambda variables: [v.ref() for v in variables]
   assert refs(model.trainable_variables) == refs(flow.trainable_variables)
   assert refs(model.trainable_weights) == refs(flow.trainable_variables)
@@ -203,29 +186,33 @@ def test_variables_are_the_distributions():
 
 
 def test_saved_weights_give_bit_equal_log_prob(tmp_path):
-  model = _estimator()
-  model.fit(_images(), verbose=0)
+  model = estimator_testing.image_estimator()
+  model.fit(estimator_testing.images(), verbose=0)
   path = str(tmp_path / 'model.weights.h5')
   model.save_weights(path)
-  fresh = _estimator(_flow(seed=2))
+  fresh = estimator_testing.image_estimator(
+    estimator_testing.image_flow(seed=2)
+  )
   fresh.load_weights(path)
-  x = tf.cast(_images(), tf.float32)
+  x = tf.cast(estimator_testing.images(), tf.float32)
   np.testing.assert_array_equal(
     fresh.distribution.log_prob(x), model.distribution.log_prob(x)
   )
   for variable, saved in zip(fresh.variables, model.variables):
     np.testing.assert_array_equal(variable, saved)
-  other = _estimator(_flow(hidden_channels=3))
+  other = estimator_testing.image_estimator(
+    estimator_testing.image_flow(hidden_channels=3)
+  )
   with pytest.raises(ValueError, match='weights are those of another model'):
     other.load_weights(path)
 
 
 def test_callbacks_and_history(tmp_path):
-  model = _estimator()
+  model = estimator_testing.image_estimator()
   path = tmp_path / 'log.csv'
   model.fit(
-    _images(),
-    validation_data=(_images(seed=1),),
+    estimator_testing.images(),
+    validation_data=(estimator_testing.images(seed=1),),
     epochs=2,
     verbose=0,
     callbacks=[
@@ -250,10 +237,12 @@ def test_xla_training_step_agrees(dtype, loss_tolerance, tolerance):
   results = []
   for jit_compile in (False, True):
     # Without dequantization: XLA draws other noise.
-    model = _estimator(_flow(dtype=dtype), compiled=False, num_levels=None)
+    model = estimator_testing.image_estimator(
+      estimator_testing.image_flow(dtype=dtype), compiled=False, num_levels=None
+    )
     model.compile(keras.optimizers.SGD(1e-4), jit_compile=jit_compile)
     before = [v.numpy() for v in model.variables]
-    images = _images(10) + np.float32(0.5)
+    images = estimator_testing.images(10) + np.float32(0.5)
     history = model.fit(images, batch_size=10, shuffle=False, verbose=0)
     moved = [v.numpy() - b for v, b in zip(model.variables, before)]
     results.append((history.history['loss'][0], moved))
@@ -266,29 +255,33 @@ def test_xla_training_step_agrees(dtype, loss_tolerance, tolerance):
 
 
 def test_conditional_flow():
-  flow = _flow(condition_size=2, num_scales=1)
-  model = _estimator(flow)
+  flow = estimator_testing.image_flow(condition_size=2, num_scales=1)
+  model = estimator_testing.image_estimator(flow)
   condition = np.eye(2, dtype=np.float32)[np.arange(50) % 2]
-  history = model.fit(_images(), condition, epochs=2, verbose=0).history
+  history = model.fit(
+    estimator_testing.images(), condition, epochs=2, verbose=0
+  ).history
   assert np.isfinite(history['loss']).all()
-  metrics = model.evaluate(_images(), condition, verbose=0, return_dict=True)
+  metrics = model.evaluate(
+    estimator_testing.images(), condition, verbose=0, return_dict=True
+  )
   assert metrics['non_finite'] == 0
 
 
 @pytest.mark.parametrize('value', [-1.0, 256.0, np.nan])
 def test_float_images_outside_the_range_are_found(value):
-  images = _images().astype(np.float32)
+  images = estimator_testing.images().astype(np.float32)
   images[3, 1, 2, 0] = value
   with pytest.raises(
     tf.errors.InvalidArgumentError, match=r'`x` must be pixels on \[0, 256\)'
   ):
-    _estimator().evaluate(images, verbose=0)
+    estimator_testing.image_estimator().evaluate(images, verbose=0)
 
 
 def test_integers_beyond_the_levels_are_found():
-  model = _estimator(num_levels=17)
+  model = estimator_testing.image_estimator(num_levels=17)
   with pytest.raises(tf.errors.InvalidArgumentError, match=r'on \[0, 17\)'):
-    model.evaluate(_images(), verbose=0)
+    model.evaluate(estimator_testing.images(), verbose=0)
 
 
 def test_errors_name_the_argument_and_show_the_value():
@@ -306,12 +299,12 @@ def test_errors_name_the_argument_and_show_the_value():
   with pytest.raises(
     ValueError, match=r'`x` must be .*\(4, 4, 1\).*\(2, 5, 5, 1\)'
   ):
-    _estimator().call(np.zeros([2, 5, 5, 1], np.uint8))
+    estimator_testing.image_estimator().call(np.zeros([2, 5, 5, 1], np.uint8))
 
 
 def test_loss_scaling_changes_no_step():
   # Of SGD: of Adam, a wrong scale would not show.
-  x = _images(32)
+  x = estimator_testing.images(32)
   losses = []
   for scale in (None, 2.0**10):
     optimizer = keras.optimizers.SGD(1e-4)
@@ -319,7 +312,7 @@ def test_loss_scaling_changes_no_step():
       optimizer = keras.optimizers.LossScaleOptimizer(
         optimizer, initial_scale=scale
       )
-    model = _estimator(compiled=False)
+    model = estimator_testing.image_estimator(compiled=False)
     model.compile(optimizer)
     history = model.fit(x, batch_size=16, epochs=3, shuffle=False, verbose=0)
     losses.append(history.history['loss'])
@@ -331,7 +324,7 @@ def test_loss_scaling_changes_no_step():
 @pytest.mark.slow
 @pytest.mark.parametrize('compute_dtype', ['bfloat16', 'float16'])
 def test_networks_of_lower_precision_learn_as_well(compute_dtype):
-  x = _images(200)
+  x = estimator_testing.images(200)
   bits = []
   for dtype in ('float32', compute_dtype):
     optimizer = keras.optimizers.Adam(1e-2)
@@ -339,8 +332,8 @@ def test_networks_of_lower_precision_learn_as_well(compute_dtype):
       optimizer = keras.optimizers.LossScaleOptimizer(
         optimizer, initial_scale=2.0**8
       )
-    flow = _flow(compute_dtype=dtype, hidden_channels=8)
-    model = _estimator(flow, compiled=False)
+    flow = estimator_testing.image_flow(compute_dtype=dtype, hidden_channels=8)
+    model = estimator_testing.image_estimator(flow, compiled=False)
     model.compile(optimizer)
     model.fit(x, batch_size=50, epochs=10, verbose=0)
     bits.append(model.evaluate(x, verbose=0, return_dict=True)['bits_per_dim'])
@@ -351,11 +344,6 @@ def test_networks_of_lower_precision_learn_as_well(compute_dtype):
     np.testing.assert_allclose(back, x, atol=0.05)
   assert bits[0] < 6.5
   np.testing.assert_allclose(bits[1], bits[0], atol=0.05)
-
-
-def _fit(model, *batches):
-  images = np.concatenate(batches).astype(np.float32)
-  return model.fit(images, batch_size=10, shuffle=False, verbose=0).history
 
 
 def test_variables_that_the_loss_does_not_see_stay_as_they_are():
@@ -378,23 +366,23 @@ def test_noise_follows_from_seed_and_step():
       seen.append(x.numpy()) or log_prob(x, **kwargs)
     )
     for _ in range(steps):
-      model.train_step(_images(10))
-    return [x - _images(10) for x in seen]
+      model.train_step(estimator_testing.images(10))
+    return [x - estimator_testing.images(10) for x in seen]
 
-  first, second, third = noises(_estimator(), 3)
+  first, second, third = noises(estimator_testing.image_estimator(), 3)
   assert len({first[0, 0, 0, 0], second[0, 0, 0, 0], third[0, 0, 0, 0]}) == 3
   for noise in (first, second, third):
     assert np.all((noise >= 0) & (noise < 1))
     assert abs(noise.mean() - 0.5) < 0.1
-  resumed = _estimator()
+  resumed = estimator_testing.image_estimator()
   resumed.step.assign(2)
   np.testing.assert_array_equal(noises(resumed, 1)[0], third)
 
 
 def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
-  model = _estimator()
-  _fit(model, _images(50))
-  same = np.repeat(_images(1), 20, axis=0)
+  model = estimator_testing.image_estimator()
+  estimator_testing.fit_batches(model, estimator_testing.images(50))
+  same = np.repeat(estimator_testing.images(1), 20, axis=0)
   evaluate = lambda x: model.evaluate(
     x, batch_size=10, verbose=0, return_dict=True
   )
@@ -402,26 +390,9 @@ def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
   assert evaluate(same)['loss'] != evaluate(same[:10])['loss']
 
 
-def _vectors(count=40, seed=0):
-  return np.random.default_rng(seed).normal(size=[count, 2])
-
-
-def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
-  flow = flow_testing.chain(
-    (2,), num_couplings=2, dtype=dtype, seed=seed, **kwargs
-  )
-  base = flow_testing.isotropic_normal((2,), dtype)
-  model = density_estimator.DensityEstimator(
-    tfd.TransformedDistribution(base, flow), num_levels=None
-  )
-  if compiled:
-    model.compile(keras.optimizers.SGD(1e-2))
-  return model
-
-
 def test_sample_weights_count_in_evaluation():
-  model = _vector_estimator(tf.float64)
-  x = _vectors()
+  model = estimator_testing.vector_estimator(tf.float64)
+  x = estimator_testing.vectors()
   log_prob = model.predict(x, verbose=0)
   weights = np.random.default_rng(1).uniform(0, 3, 40)
   weights[:20] = 0
@@ -446,8 +417,11 @@ def test_sample_weights_count_in_evaluation():
 
 @pytest.mark.parametrize('call', ['fit', 'train_on_batch'])
 def test_a_step_with_weights_is_that_of_repeated_events(call):
-  x, weights = _vectors(8), np.array([0, 1, 2, 3, 0, 1, 1, 4])
-  models = [_vector_estimator(tf.float64, batch_norm=False) for _ in range(2)]
+  x, weights = estimator_testing.vectors(8), np.array([0, 1, 2, 3, 0, 1, 1, 4])
+  models = [
+    estimator_testing.vector_estimator(tf.float64, batch_norm=False)
+    for _ in range(2)
+  ]
   for model, data, given in zip(
     models, (x, x.repeat(weights, axis=0)), (weights, None)
   ):
@@ -465,10 +439,13 @@ def test_a_step_with_weights_is_that_of_repeated_events(call):
 
 
 def test_a_batch_of_no_weight_changes_nothing():
-  model = _vector_estimator()
+  model = estimator_testing.vector_estimator()
   before = [v.numpy() for v in model.variables]
   history = model.fit(
-    _vectors(8), sample_weight=np.zeros(8), batch_size=8, verbose=0
+    estimator_testing.vectors(8),
+    sample_weight=np.zeros(8),
+    batch_size=8,
+    verbose=0,
   ).history
   assert history['non_finite'] == [0]
   for variable, value in zip(model.variables, before):
@@ -476,40 +453,44 @@ def test_a_batch_of_no_weight_changes_nothing():
 
 
 def test_wrong_sample_weights_are_errors():
-  model = _vector_estimator()
+  model = estimator_testing.vector_estimator()
   with pytest.raises(ValueError, match=r'`sample_weight` must .*40, 2'):
-    model.train_on_batch(_vectors(), sample_weight=np.ones([40, 2]))
+    model.train_on_batch(
+      estimator_testing.vectors(), sample_weight=np.ones([40, 2])
+    )
   with pytest.raises(ValueError, match='`class_weight` needs classes'):
-    model.fit(_vectors(), class_weight={0: 1.0})
+    model.fit(estimator_testing.vectors(), class_weight={0: 1.0})
 
 
 @pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
 def test_a_condition_is_given_in_the_dtype_of_the_flow(dtype):
-  model = _vector_estimator(dtype, condition_size=2)
+  model = estimator_testing.vector_estimator(dtype, condition_size=2)
   labels = np.eye(2)[np.arange(40) % 2]
   for kind in (np.int64, np.float32, np.float64, bool):
-    history = model.fit(_vectors(), labels.astype(kind), verbose=0).history
+    history = model.fit(
+      estimator_testing.vectors(), labels.astype(kind), verbose=0
+    ).history
     assert np.isfinite(history['loss']).all()
 
 
 def test_wrong_conditions_are_errors():
-  x = _vectors()
-  model = _vector_estimator()
+  x = estimator_testing.vectors()
+  model = estimator_testing.vector_estimator()
   for call in (model.fit, model.evaluate):
     with pytest.raises(ValueError, match='No flow of `distribution` takes a c'):
       call(x, x, verbose=0)
   with pytest.raises(ValueError, match='No flow of `distribution` takes a c'):
     model.predict(tf.data.Dataset.from_tensors((x, x)), verbose=0)
   # A row for each event: not one for all, though its length is that of a row.
-  model = _vector_estimator(condition_size=40)
+  model = estimator_testing.vector_estimator(condition_size=40)
   with pytest.raises(ValueError, match=r'must have shape \[N, K\].*one-hot'):
     model.fit(x, np.arange(40.0), verbose=0)
 
 
 def test_unbatched_data_is_named():
-  data = tf.data.Dataset.from_tensor_slices(_vectors())
+  data = tf.data.Dataset.from_tensor_slices(estimator_testing.vectors())
   with pytest.raises(ValueError, match='the batch dimension is missing'):
-    _vector_estimator().fit(data, verbose=0)
+    estimator_testing.vector_estimator().fit(data, verbose=0)
 
 
 def test_distributions_that_are_not_of_one_event_are_errors():
@@ -524,9 +505,13 @@ def test_distributions_that_are_not_of_one_event_are_errors():
   'dtype, num_levels', [(np.int8, 256), (np.int16, 65536), (np.int32, 2**20)]
 )
 def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):
-  flow = _flow(logit_transform=tfp_realnvp.LogitTransform(num_levels))
-  model = _estimator(flow, num_levels=num_levels)
-  history = model.fit(_images().astype(dtype) - 50, verbose=0).history
+  flow = estimator_testing.image_flow(
+    logit_transform=tfp_realnvp.LogitTransform(num_levels)
+  )
+  model = estimator_testing.image_estimator(flow, num_levels=num_levels)
+  history = model.fit(
+    estimator_testing.images().astype(dtype) - 50, verbose=0
+  ).history
   assert history['non_finite'] == [0]
   assert 0 < history['bits_per_dim'][0] < 40
   with pytest.raises(tf.errors.InvalidArgumentError, match='must be pixels on'):
@@ -534,7 +519,7 @@ def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):
 
 
 def test_boolean_images_have_two_levels():
-  model = _estimator(num_levels=2)
+  model = estimator_testing.image_estimator(num_levels=2)
   images = np.random.default_rng(0).uniform(size=[20, 4, 4, 1]) < 0.5
   metrics = model.evaluate(images, verbose=0, return_dict=True)
   as_integers = model.evaluate(

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tests import estimator_testing
 from tests import flow_testing
 import tfp_realnvp
 from tfp_realnvp.training import density_estimator
@@ -14,26 +15,11 @@ tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
-def _vectors(count=40, seed=0):
-  return np.random.default_rng(seed).normal(size=[count, 2])
-
-
-def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
-  flow = flow_testing.chain(
-    (2,), num_couplings=2, dtype=dtype, seed=seed, **kwargs
-  )
-  base = flow_testing.isotropic_normal((2,), dtype)
-  model = density_estimator.DensityEstimator(
-    tfd.TransformedDistribution(base, flow), num_levels=None
-  )
-  if compiled:
-    model.compile(keras.optimizers.SGD(1e-2))
-  return model
-
-
 def test_class_weights_count():
-  model = _vector_estimator(tf.float64, condition_size=2, batch_norm=False)
-  x, condition = _vectors(), np.eye(2)[np.arange(40) % 2]
+  model = estimator_testing.vector_estimator(
+    tf.float64, condition_size=2, batch_norm=False
+  )
+  x, condition = estimator_testing.vectors(), np.eye(2)[np.arange(40) % 2]
   weights = np.where(condition[:, 1] == 1, 3.0, 1.0)
   expected = model.evaluate(
     x, condition, sample_weight=weights, verbose=0, return_dict=True
@@ -46,14 +32,16 @@ def test_class_weights_count():
 
 @pytest.mark.parametrize('dtype', [tf.float64, tf.float32])
 def test_arrays_reach_the_distribution_in_its_precision(dtype):
-  model = _vector_estimator(dtype, condition_size=1, batch_norm=False)
+  model = estimator_testing.vector_estimator(
+    dtype, condition_size=1, batch_norm=False
+  )
   # Far out, where float32 is coarse.
   far = tf.constant(2.0**30, dtype)
   dist = tfd.TransformedDistribution(model.distribution, tfb.Shift(far))
   model = density_estimator.DensityEstimator(dist, num_levels=None)
   model.compile(keras.optimizers.SGD(1e-3))
-  x = _vectors() + 2.0**30
-  condition = 0.1 + _vectors()[:, :1]
+  x = estimator_testing.vectors() + 2.0**30
+  condition = 0.1 + estimator_testing.vectors()[:, :1]
   x, condition = (a.astype(dtype.as_numpy_dtype) for a in (x, condition))
   kwargs = {
     'distribution_kwargs': {'bijector_kwargs': {'condition': condition}}
@@ -74,8 +62,8 @@ def test_arrays_reach_the_distribution_in_its_precision(dtype):
   'call', ['predict', 'predict_on_batch', 'train_on_batch']
 )
 def test_float64_arrays_are_not_rounded(call):
-  model = _vector_estimator(tf.float64)
-  x = _vectors()
+  model = estimator_testing.vector_estimator(tf.float64)
+  x = estimator_testing.vectors()
   expected = model.distribution.log_prob(x)
   kwargs = {'verbose': 0} if call == 'predict' else {}
   if call == 'train_on_batch':
@@ -88,8 +76,8 @@ def test_float64_arrays_are_not_rounded(call):
 
 
 def test_a_frozen_model_is_not_trained():
-  model = _vector_estimator()
-  x = _vectors()
+  model = estimator_testing.vector_estimator()
+  x = estimator_testing.vectors()
   model.fit(x, verbose=0)
   before = [v.numpy() for v in model.variables]
   model.trainable = False
@@ -130,24 +118,26 @@ def test_frozen_layers_of_keras_networks_are_not_trained():
   first.trainable = False
   model = _of_coupling(coupling)
   before = first.kernel.numpy(), second.kernel.numpy()
-  model.fit(_vectors(), verbose=0)
+  model.fit(estimator_testing.vectors(), verbose=0)
   np.testing.assert_array_equal(first.kernel, before[0])
   assert np.any(second.kernel != before[1])
   # Also what is frozen after training has begun.
   second.trainable = False
   with pytest.raises(ValueError, match='has no trainable variables'):
-    model.fit(_vectors(), verbose=0)
+    model.fit(estimator_testing.vectors(), verbose=0)
   first.trainable = second.trainable = True
   with pytest.raises(ValueError, match='[Uu]nknown variable'):
-    model.fit(_vectors(), verbose=0)
+    model.fit(estimator_testing.vectors(), verbose=0)
   model.compile(keras.optimizers.Adam(1e-2))
-  model.fit(_vectors(), verbose=0)
+  model.fit(estimator_testing.vectors(), verbose=0)
   assert np.any(first.kernel != before[0])
 
 
 def test_a_deep_copy_of_a_keras_network_learns():
   model = _of_coupling(copy.deepcopy(_keras_coupling()))
-  history = model.fit(2 * _vectors() + 5, epochs=5, verbose=0).history
+  history = model.fit(
+    2 * estimator_testing.vectors() + 5, epochs=5, verbose=0
+  ).history
   assert history['loss'][-1] < history['loss'][0] - 1
 
 
@@ -157,7 +147,7 @@ def test_a_network_that_is_not_built_is_an_error():
   with pytest.raises(ValueError, match='has no variables yet: build'):
     _of_coupling(coupling)
   coupling.forward(tf.ones([1, 2]))
-  _of_coupling(coupling).fit(_vectors(), verbose=0)
+  _of_coupling(coupling).fit(estimator_testing.vectors(), verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -166,19 +156,23 @@ def test_a_network_that_is_not_built_is_an_error():
 def test_optimizers_of_keras(name):
   if not hasattr(keras.optimizers, name):
     pytest.skip(f'Keras {keras.__version__} has no {name}')
-  model = _vector_estimator(compiled=False)
+  model = estimator_testing.vector_estimator(compiled=False)
   model.compile(getattr(keras.optimizers, name)(1e-2))
-  history = model.fit(2 + _vectors(), epochs=3, verbose=0).history
+  history = model.fit(
+    2 + estimator_testing.vectors(), epochs=3, verbose=0
+  ).history
   assert history['loss'][-1] < history['loss'][0]
 
 
 def test_what_cannot_be_saved_says_what_can(tmp_path):
-  model = _vector_estimator()
+  model = estimator_testing.vector_estimator()
   callback = keras.callbacks.ModelCheckpoint(str(tmp_path / 'model.keras'))
   for save in (
     lambda: model.save(tmp_path / 'model.keras'),
     lambda: keras.models.clone_model(model),
-    lambda: model.fit(_vectors(), verbose=0, callbacks=[callback]),
+    lambda: model.fit(
+      estimator_testing.vectors(), verbose=0, callbacks=[callback]
+    ),
     lambda: model.export(tmp_path / 'export'),
   ):
     with pytest.raises(
@@ -192,4 +186,6 @@ def test_what_cannot_be_saved_says_what_can(tmp_path):
 )
 def test_losses_and_metrics_cannot_be_chosen(name):
   with pytest.raises(ValueError, match=f"`{name}` cannot be chosen.*'mae'"):
-    _vector_estimator(compiled=False).compile(**{name: ['mae']})
+    estimator_testing.vector_estimator(compiled=False).compile(
+      **{name: ['mae']}
+    )

@@ -4,61 +4,38 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tests import flow_testing
+from tests import estimator_testing
 from tfp_realnvp.training import density_estimator
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
-def _flow(**kwargs):
-  return flow_testing.chain((4, 4, 1), **({'seed': 1} | kwargs))
-
-
-def _estimator(flow=None, compiled=True, **kwargs):
-  flow = flow or _flow()
-  dist = tfd.TransformedDistribution(
-    flow_testing.isotropic_normal((4, 4, 1), flow.dtype), flow
-  )
-  model = density_estimator.DensityEstimator(dist, seed=0, **kwargs)
-  if compiled:
-    model.compile(keras.optimizers.Adam(1e-2))
-  return model
-
-
-def _images(count=50, seed=0):
-  rng = np.random.default_rng(seed)
-  return rng.integers(100, 140, [count, 4, 4, 1]).astype(np.uint8)
-
-
 def _garbage(kind, count=10):
   if kind == 'uniform':  # Pixels like no image: a step is made.
     return np.random.default_rng(0).uniform(0, 255, [count, 4, 4, 1])
-  images = _images(count).astype(np.float32)
+  images = estimator_testing.images(count).astype(np.float32)
   images[1, 2, 3, 0] = {'nan': np.nan, 'beyond': 1e30, 'below': -1.0}[kind]
   return images
-
-
-def _fit(model, *batches):
-  images = np.concatenate(batches).astype(np.float32)
-  return model.fit(images, batch_size=10, shuffle=False, verbose=0).history
 
 
 @pytest.mark.parametrize('jit_compile', [False, True])
 @pytest.mark.parametrize('kind', ['nan', 'beyond', 'below'])
 def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
-  model = _estimator(compiled=False)
+  model = estimator_testing.image_estimator(compiled=False)
   model.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)
-  _fit(model, _images(20))
+  estimator_testing.fit_batches(model, estimator_testing.images(20))
   state = model.variables + [v.value for v in model.optimizer.variables]
   before = [v.numpy() for v in state]
-  history = _fit(model, _garbage(kind))
+  history = estimator_testing.fit_batches(model, _garbage(kind))
   assert history['non_finite'] == [10]
   for variable, value in zip(state, before):
     np.testing.assert_array_equal(variable, value)
   assert model.step.numpy() == 3
   # Between others it is left out of the means, too.
-  history = _fit(model, _images(20), _garbage(kind))
+  history = estimator_testing.fit_batches(
+    model, estimator_testing.images(20), _garbage(kind)
+  )
   assert history['non_finite'] == [10]
   assert np.isfinite(history['loss']).all()
   assert model.optimizer.iterations == 4
@@ -85,33 +62,20 @@ def test_gradients_that_are_not_finite_are_skipped():
 
 
 def test_training_stops_after_too_many_skipped_in_a_row():
-  model = _estimator(max_skipped_in_a_row=3)
+  model = estimator_testing.image_estimator(max_skipped_in_a_row=3)
   garbage = [_garbage('nan')] * 2
-  _fit(model, *garbage, _images(10), *garbage)  # Never three in a row.
+  estimator_testing.fit_batches(
+    model, *garbage, estimator_testing.images(10), *garbage
+  )  # Never three in a row.
   with pytest.raises(FloatingPointError, match='3 batches in a row') as error:
-    _fit(model, _garbage('nan'), _images(10))
+    estimator_testing.fit_batches(
+      model, _garbage('nan'), estimator_testing.images(10)
+    )
   assert 'outside [0, 256)' in str(error.value)
   assert 'stopped at step 6' in str(error.value)
   assert model.optimizer.iterations == 1
   with pytest.raises(ValueError, match='`max_skipped_in_a_row` .* got 0'):
-    _estimator(max_skipped_in_a_row=0)
-
-
-def _vectors(count=40, seed=0):
-  return np.random.default_rng(seed).normal(size=[count, 2])
-
-
-def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
-  flow = flow_testing.chain(
-    (2,), num_couplings=2, dtype=dtype, seed=seed, **kwargs
-  )
-  base = flow_testing.isotropic_normal((2,), dtype)
-  model = density_estimator.DensityEstimator(
-    tfd.TransformedDistribution(base, flow), num_levels=None
-  )
-  if compiled:
-    model.compile(keras.optimizers.SGD(1e-2))
-  return model
+    estimator_testing.image_estimator(max_skipped_in_a_row=0)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +89,9 @@ def _vector_estimator(dtype=tf.float32, compiled=True, seed=0, **kwargs):
   ids=['adam', 'sgd', 'global_clipnorm', 'clipnorm'],
 )
 def test_a_gradient_whose_square_overflows_is_skipped(optimizer):
-  model = _vector_estimator(batch_norm=False, compiled=False)
+  model = estimator_testing.vector_estimator(batch_norm=False, compiled=False)
   model.compile(optimizer)
-  x = _vectors()
+  x = estimator_testing.vectors()
   x[3] = 1e12
   history = model.fit(x, batch_size=10, shuffle=False, verbose=0).history
   assert history['non_finite'] == [10]
@@ -137,14 +101,16 @@ def test_a_gradient_whose_square_overflows_is_skipped(optimizer):
 
 
 def test_skipped_batches_are_seen_within_an_execution():
-  model = _vector_estimator(compiled=False)
+  model = estimator_testing.vector_estimator(compiled=False)
   model._max_skipped_in_a_row = 3
   model.compile(keras.optimizers.SGD(1e-2), steps_per_execution=8)
-  x = _vectors(80)
+  x = estimator_testing.vectors(80)
   x[10:45] = np.nan
   with pytest.raises(FloatingPointError, match='3 batches in a row'):
     model.fit(x, batch_size=10, shuffle=False, verbose=0)
   # One step was taken; those after the third batch of NaN were not.
   assert model.optimizer.iterations == 1
-  model.fit(_vectors(80), batch_size=10, shuffle=False, verbose=0)
+  model.fit(
+    estimator_testing.vectors(80), batch_size=10, shuffle=False, verbose=0
+  )
   assert model.optimizer.iterations == 9
