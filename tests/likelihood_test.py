@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tests import flow_testing
 import tfp_realnvp
+from tfp_realnvp.bijectors import composition
 from tfp_realnvp.training import likelihood
 
 tfb = tfp.bijectors
@@ -60,7 +62,7 @@ def test_training_reaches_the_flow(name):
   # A condition reaches it in the same way.
   flow = _flow(condition_size=3, batch_norm=False)
   dist = _REACHED[name](flow)
-  assert likelihood.takes(dist) == {'condition'}
+  assert composition.takes(dist) == {'condition'}
   condition = tf.zeros([3])
   dist.log_prob(
     tf.exp(x), **likelihood.log_prob_kwargs(dist, condition=condition)
@@ -78,3 +80,14 @@ def test_a_flow_that_cannot_be_reached_is_an_error_at_construction(name):
   dist = _NOT_REACHED[name](_flow(batch_norm=False))
   assert likelihood.log_prob_kwargs(dist, training=True) == {}
   tfp_realnvp.DensityEstimator(dist, num_levels=None)
+
+
+@pytest.mark.parametrize('convert', [np.asarray, np.ndarray.tolist])
+def test_a_condition_without_columns_is_none(convert):
+  # `fit` and `evaluate` put `[N, 0]` between `x` and a weight.
+  unpack = likelihood.Likelihood(_over(_flow()), num_levels=None).unpack
+  x, y = np.zeros([3, 2], np.float32), np.zeros([3, 0], np.float32)
+  _, condition, _ = unpack((x, convert(y)))
+  assert condition is None
+  with pytest.raises(ValueError, match='No flow of `distribution` takes'):
+    unpack((x, convert(x)))

@@ -28,19 +28,20 @@ _RESERVED_NAMES = frozenset(
 )
 
 
-def takes(bijector: tfb.Bijector) -> frozenset[str]:
-  """Returns what a `tfb.Bijector` depends on beside the event.
+def takes(module: tf.Module) -> frozenset[str]:
+  """Returns what a bijector or distribution depends on beside the event.
 
   Args:
-    bijector: `tfb.Bijector`, such as a `FlowBijector` or a composition of them.
+    module: A `FlowBijector`, or a `tfb.Bijector` or `tfd.Distribution` that may
+      hold some.
 
   Returns:
     A frozenset of the strings 'training' and 'condition', of which it may hold
     none, one or both.
   """
-  if _is_flow(bijector):
-    return bijector._takes
-  flows = (m for m in bijector.submodules if _is_flow(m))
+  if _is_flow(module):
+    return module._takes
+  flows = filter(_is_flow, module.submodules)
   return frozenset().union(*(flow._takes for flow in flows))
 
 
@@ -173,5 +174,5 @@ def _broadcast_to_batch(log_det, x, event_ndims):
   return log_det + tf.zeros(batch, log_det.dtype)
 
 
-def _is_flow(bijector):
-  return isinstance(bijector, flow_bijector.FlowBijector)
+def _is_flow(module):
+  return isinstance(module, flow_bijector.FlowBijector)

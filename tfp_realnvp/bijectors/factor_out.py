@@ -51,6 +51,7 @@ class FactorOut(flow_bijector.FlowBijector):
     composition.check_part(bijector)
     with tf.name_scope(name) as name:
       self._bijector = bijector
+      self._takes = composition.takes(bijector)
       super().__init__(
         is_constant_jacobian=bijector.is_constant_jacobian,
         forward_min_event_ndims=max(1, bijector.forward_min_event_ndims),
@@ -64,10 +65,6 @@ class FactorOut(flow_bijector.FlowBijector):
   def bijector(self):
     """What comes after the factoring out, on half of the channels."""
     return self._bijector
-
-  @property
-  def _takes(self):
-    return composition.takes(self._bijector)
 
   def split(self, x):
     """Returns the half that goes on, and the half that is latent.

@@ -63,6 +63,7 @@ class FlowSequence(flow_bijector.FlowBijector):
         )
     with tf.name_scope(name) as name:
       self._bijectors = list(bijectors)
+      self._takes = frozenset().union(*map(composition.takes, bijectors))
       super().__init__(
         forward_min_event_ndims=event_ndims,
         validate_args=validate_args,
@@ -75,10 +76,6 @@ class FlowSequence(flow_bijector.FlowBijector):
   def bijectors(self) -> list[tfb.Bijector]:
     """The bijectors, in data -> latent order."""
     return list(self._bijectors)
-
-  @property
-  def _takes(self):
-    return frozenset().union(*map(composition.takes, self._bijectors))
 
   def _forward_and_log_det(self, x, training=False, condition=None):
     return self._apply(

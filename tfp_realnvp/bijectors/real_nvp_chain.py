@@ -148,7 +148,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
         )
       if logit_transform is not None:
         bijectors = [logit_transform, *bijectors]
-      self._hold(bijectors, event_shape, validate_args, dtype, parameters, name)
+      self._hold(bijectors, event_shape, dtype, parameters, name)
 
   @classmethod
   def from_bijectors(
@@ -174,23 +174,24 @@ class RealNVPChain(flow_bijector.FlowBijector):
     """
     parameters = {k: v for k, v in locals().items() if k != 'cls'}
     event_shape = _check_event_shape(event_shape)
+    return cls._holding(list(bijectors), event_shape, dtype, parameters)
+
+  @classmethod
+  def _holding(cls, bijectors, event_shape, dtype, parameters):
     chain = cls.__new__(cls)
-    with tf.name_scope(name) as name:
-      chain._hold(
-        list(bijectors), event_shape, validate_args, dtype, parameters, name
-      )
+    with tf.name_scope(parameters['name']) as name:
+      chain._hold(bijectors, event_shape, dtype, parameters, name)
     return chain
 
-  def _hold(
-    self, bijectors, event_shape, validate_args, dtype, parameters, name
-  ):
+  def _hold(self, bijectors, event_shape, dtype, parameters, name):
     self._event_shape = event_shape
     self._sequence = flow_sequence.FlowSequence(
       bijectors, event_ndims=len(event_shape), dtype=dtype
     )
+    self._takes = composition.takes(self._sequence)
     super().__init__(
       forward_min_event_ndims=len(event_shape),
-      validate_args=validate_args,
+      validate_args=parameters['validate_args'],
       dtype=dtype,
       parameters=parameters,
       name=name,
@@ -200,10 +201,6 @@ class RealNVPChain(flow_bijector.FlowBijector):
   def bijectors(self) -> list[tfb.Bijector]:
     """The components, in data -> latent order."""
     return self._sequence.bijectors
-
-  @property
-  def _takes(self):
-    return composition.takes(self._sequence)
 
   @property
   def scale_parameters(self) -> tuple[tf.Variable, ...]:
@@ -246,17 +243,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
         b.copy(validate_args=overrides['validate_args']) for b in bijectors
       ]
     parameters = {**self.parameters, **overrides}
-    chain = type(self).__new__(type(self))
-    with tf.name_scope(parameters['name']) as name:
-      chain._hold(
-        bijectors,
-        self._event_shape,
-        parameters['validate_args'],
-        self.dtype,
-        parameters,
-        name,
-      )
-    return chain
+    return self._holding(bijectors, self._event_shape, self.dtype, parameters)
 
   def split_latents(self, z: Any) -> list[tf.Tensor]:
     """Takes latents apart by scale.

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 
-__all__ = ['CouplingNetwork', 'NetworkSpec']
+__all__ = ['CouplingNetwork', 'NetworkSpec', 'split_seed']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,18 @@ class NetworkSpec:
   dtype: tf.DType = tf.float32
   index: int = 0
   name: str = 'network'
+
+
+def split_seed(seed: Any, spec: NetworkSpec, n: int) -> tf.Tensor:
+  """Returns `n` stateless seeds, `[n, 2]`, that other couplings do not share.
+
+  Args:
+    seed: `int` or stateless seed of all networks of a flow, or `None`.
+    spec: What the network is for.
+    n: How many seeds.
+  """
+  seed = tf.random.fold_in(util.stateless_seed(seed), spec.index)
+  return tfp.random.split_seed(seed, n=n)
 
 
 class CouplingNetwork(tf.Module):

@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 from tfp_realnvp.networks import coupling_network
@@ -79,8 +78,7 @@ class DenseNetwork(coupling_network.CouplingNetwork):
     self._activation = _activation(options.activation)
     sizes = [spec.in_channels + (spec.condition_size or 0)]
     sizes += [*options.hidden_units, 2 * spec.out_channels]
-    seed = tf.random.fold_in(util.stateless_seed(options.seed), spec.index)
-    seeds = tfp.random.split_seed(seed, n=len(sizes) - 1)
+    seeds = coupling_network.split_seed(options.seed, spec, n=len(sizes) - 1)
     with self.name_scope:
       self.kernels = [
         tf.Variable(

@@ -6,7 +6,6 @@ from typing import Any
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 from tfp_realnvp.networks import coupling_network
@@ -127,8 +126,7 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     self._batch_norm = options.batch_norm
     dtype, blocks, out = self._dtype, options.num_blocks, 2 * spec.out_channels
     hidden = options.hidden_channels * 2**spec.level
-    seed = tf.random.fold_in(util.stateless_seed(options.seed), spec.index)
-    seeds = iter(tfp.random.split_seed(seed, n=5))
+    seeds = iter(coupling_network.split_seed(options.seed, spec, n=5))
 
     def kernels(*shape, name):
       value = tf.random.stateless_normal(

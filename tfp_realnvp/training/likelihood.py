@@ -14,7 +14,7 @@ from tfp_realnvp.networks import moving_statistics
 
 tfd = tfp.distributions
 
-__all__ = ['Likelihood', 'log_prob_kwargs', 'takes']
+__all__ = ['Likelihood', 'log_prob_kwargs']
 
 # These hand the arguments of `log_prob` to what they wrap. Where that is not a
 # composite tensor, TFP makes instances of their private base classes.
@@ -23,20 +23,6 @@ _TRANSPARENT = tuple(
   for wrapper in (tfd.BatchBroadcast, tfd.Independent, tfd.Sample)
 )
 _TRANSFORMED = tfd.TransformedDistribution.__bases__[0]
-
-
-def takes(distribution: tfd.Distribution) -> frozenset[str]:
-  """Returns what the flows within a distribution depend on beside the event.
-
-  Args:
-    distribution: `tfd.Distribution`.
-
-  Returns:
-    A frozenset of the strings 'training' and 'condition'; see
-    `composition.takes`.
-  """
-  flows = filter(_is_flow, distribution.submodules)
-  return frozenset().union(*map(composition.takes, flows))
 
 
 def log_prob_kwargs(
@@ -59,14 +45,18 @@ def log_prob_kwargs(
     ValueError: If the names of the bijectors of a composition do not tell them
       apart.
   """
-  if not takes(distribution):
+  if not composition.takes(distribution):
     return {}
   if isinstance(distribution, _TRANSPARENT):
     return log_prob_kwargs(distribution.distribution, **kwargs)
   default = tfd.TransformedDistribution.__init__.__defaults__[0]
   split = distribution.parameters.get('kwargs_split_fn', default)
   if not isinstance(distribution, _TRANSFORMED) or split is not default:
-    flow = next(filter(_is_flow, distribution.submodules))
+    flow = next(
+      module
+      for module in distribution.submodules
+      if isinstance(module, flow_bijector.FlowBijector)
+    )
     raise TypeError(
       f'`training` and `condition` cannot reach {flow.name!r} within '
       f'{distribution!r}: TFP hands them on in tfd.TransformedDistribution '
@@ -82,10 +72,6 @@ def log_prob_kwargs(
     'distribution_kwargs': log_prob_kwargs(distribution.distribution, **kwargs),
   }
   return {name: nested for name, nested in parts.items() if nested}
-
-
-def _is_flow(module):
-  return isinstance(module, flow_bijector.FlowBijector)
 
 
 class Likelihood:
@@ -156,10 +142,12 @@ class Likelihood:
 
   def _convert_condition(self, condition, x):
     """Returns `condition` as a tensor of the distribution's dtype."""
-    if condition is None or condition.shape[-1:] == [0]:
+    if condition is None:
       return None
     condition = tf.cast(condition, self._distribution.dtype)
-    if 'condition' not in takes(self._distribution):
+    if condition.shape[-1:] == [0]:
+      return None
+    if 'condition' not in composition.takes(self._distribution):
       raise ValueError(
         'No flow of `distribution` takes a condition, got `y` of shape '
         f'{condition.shape}: give `x` alone, or build the flow with '

@@ -1,6 +1,5 @@
 """Steps that are not finite: found, and taken back."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import math
 
@@ -62,7 +61,7 @@ def apply_or_undo(
     optimizer.apply(gradients, variables)
 
   def update(strategy, is_applied, *args):
-    run: Callable = strategy.extended.call_for_each_replica
+    run = strategy.extended.call_for_each_replica
     (is_applied, *_) = strategy.experimental_local_results(is_applied)
     tf.cond(is_applied, lambda: run(apply, args), lambda: run(undo, args))
 
