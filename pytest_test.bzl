@@ -14,7 +14,7 @@ def pytest_test(name, srcs, deps = [], data = [], **kwargs):
     """
     py_test(
         name = name,
-        srcs = srcs + ["tests/run_pytest.py"],
+        srcs = srcs + ["tests/conftest.py", "tests/run_pytest.py"],
         main = "tests/run_pytest.py",
         args = ["$(location {})".format(srcs[0])],
         data = data + ["pyproject.toml"],

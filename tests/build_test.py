@@ -33,7 +33,8 @@ def _modules():
     name: path
     for name, path in modules.items()
     if (path.name != '__init__.py' or name.startswith('tfp_realnvp'))
-    and name != 'tests/run_pytest.py'  # The macro adds it to every test.
+    # The macro adds these to every test.
+    and name not in ('tests/conftest.py', 'tests/run_pytest.py')
   }
 
 

@@ -96,7 +96,7 @@ def test_a_frozen_model_is_not_trained():
 
 def _keras_coupling():
   network = keras.Sequential(
-    [keras.Input([1]), keras.layers.Dense(8, 'relu'), keras.layers.Dense(2)]
+    [keras.Input([1]), keras.layers.Dense(8, 'tanh'), keras.layers.Dense(2)]
   )
   return tfp_realnvp.AffineCoupling(network, [True, False])
 
