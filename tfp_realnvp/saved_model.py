@@ -1,8 +1,10 @@
 """Export of a distribution as a SavedModel, for serving."""
 
+from collections.abc import Callable
 import math
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +14,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp import util
 from tfp_realnvp.bijectors import composition
 from tfp_realnvp.bijectors import real_nvp_chain
+from tfp_realnvp.training import likelihood
 
 tfd = tfp.distributions
 
@@ -19,45 +22,45 @@ __all__ = ['export_saved_model']
 
 
 def export_saved_model(
-  distribution,
-  path,
-  num_levels=256,
-  num_draws=None,
-  seed=None,
-  condition_size=None,
-  max_samples=1024,
-):
+  distribution: tfd.Distribution,
+  path: str | os.PathLike,
+  num_levels: int | None = 256,
+  num_draws: int | None = None,
+  seed: int | None = None,
+  condition_size: int | None = None,
+  max_samples: int = 1024,
+) -> str | os.PathLike:
   """Writes a SavedModel that answers requests with TensorFlow alone.
 
-  Its signatures, for events of shape `E`, such as `[H, W, C]`, and any `N`:
+  Its signatures, for events of shape `E`, such as `[H, W, C]`, and any batch
+  size `N`:
 
   - `log_prob`, also the default: `images [N] + E` to `log_prob [N]`, in nats,
     and `bits_per_dim [N]`;
   - `encode`: `images` to `latents [N] + B`, where `B` is the event shape of the
-    base distribution, and for a `RealNVPChain` to `latents_0`, `latents_1`, ...
-    of each scale too, finest first;
+    base distribution. A `RealNVPChain` also returns `latents_0`, `latents_1`,
+    ..., the latents of each scale, finest first;
   - `decode`: `latents` to `images`;
-  - `sample`: scalars `number`, `temperature` and `seed` to `images`. What a
-    latent deviates from the mean of the base distribution is multiplied by
-    `temperature`. The same seed gives the same images.
+  - `sample`: scalars `number`, `temperature` and `seed` to `images`. The
+    deviation of the latents from the mean of the base distribution is
+    multiplied by `temperature`. The same seed gives the same images.
 
   Images are integers on `[0, num_levels)`: uint8 up to 256 levels, int32 up to
-  2^31, else int64.
-  `encode`, and `log_prob` without `num_draws`, take them to the middle of their
-  bins, `images + 1 / 2`; `decode` and `sample` round down, so that `decode`
-  undoes `encode` if the flow's rounding errors are below half a level. With
-  `num_draws = K`,
+  2^31, else int64. `encode`, and `log_prob` without `num_draws`, compute with
+  the middle of each bin, `images + 1 / 2`; `decode` and `sample` round down. So
+  `decode` undoes `encode` if the flow's rounding errors are below half a level.
+  With `num_draws = K`, `log_prob` is
 
-      log_prob = log(1 / K sum_k p(images + u_k)),
+      log(1 / K sum_k p(images + u_k)),
 
-  a tighter bound on the log-likelihood of the integers than `log p` of one
-  draw; the noise `u_k` is drawn at export and the same for every image. Data
-  that is continuous, `num_levels=None`, is called `x` instead of `images`, is
-  of the dtype of the distribution and is used as it is.
+  a tighter bound on the log-likelihood of the integers than one draw gives. The
+  noise `u_k` is drawn at export and is the same for every image. With
+  `num_levels=None`, data is continuous: it is named `x` instead of `images`,
+  has the dtype of the distribution and is used as it is.
 
-  Batch normalization uses the moving statistics as they are at export. Requests
-  that are not as described here, or hold NaN or infinity, raise
-  `tf.errors.InvalidArgumentError`, within the SavedModel.
+  Batch normalization uses the moving statistics at the time of export. The
+  SavedModel raises `tf.errors.InvalidArgumentError` for requests of other
+  shapes, outside the range, or with NaN or infinity.
 
   #### Examples
 
@@ -69,52 +72,30 @@ def export_saved_model(
 
   Args:
     distribution: `tfd.TransformedDistribution` without batch dimensions and
-      with a fully known event shape. Its base distribution must have a mean and
-      a fully known event shape, which may differ from that of the data.
-    path: Where to write to, nothing or an empty directory; for TensorFlow
-      Serving `<base>/<version>`. It is there as a whole or not at all: it is
-      written beside, and renamed.
+      with a fully known event shape. Its base distribution must have a finite
+      mean and a fully known event shape, which may differ from the data's.
+    path: Directory to write, which must be empty or not exist; for TensorFlow
+      Serving `<base>/<version>`. The model is written beside it and renamed, so
+      an error leaves no part of a model there.
     num_levels: `int`, how many values an integer pixel can take; `None` for
-      data that is continuous. At most 2^21 with a float32 distribution, 2^50
-      with a float64 one.
-    num_draws: `int`, how many draws of dequantization noise `log_prob` takes
-      the mean of, by as many passes; `None` for none.
-    seed: `int`, seed of that noise, by default 0.
+      continuous data. At most 2^21 with a float32 distribution, 2^50 with a
+      float64 one.
+    num_draws: `int`, how many draws of dequantization noise `log_prob`
+      averages; each takes a pass through the flow. `None` uses the middle.
+    seed: `int`, seed of that noise; 0 by default.
     condition_size: `int`, size `K` of the condition of a conditional flow.
-      Every signature then takes `condition [N, K]` too, `sample` instead of
-      `number`: it draws one event for each row.
-    max_samples: `int`, the most events that a request to `sample` may draw.
+      Every signature then takes `condition [N, K]`; `sample` takes it instead
+      of `number` and draws one event for each row.
+    max_samples: `int`, the most events that one request to `sample` may draw.
 
   Returns:
     `path`.
 
   Raises:
-    TypeError: If `distribution` is no `tfd.TransformedDistribution`.
-    ValueError: If an argument is out of range or `path` holds something.
+    TypeError: If `distribution` is not a `tfd.TransformedDistribution`.
+    ValueError: If an argument is out of range, or `path` is not empty.
   """
-  # `tfd.TransformedDistribution` makes objects of classes that are private.
-  if not isinstance(distribution, tfd.Distribution) or not all(
-    hasattr(distribution, part) for part in ('distribution', 'bijector')
-  ):
-    raise TypeError(
-      '`distribution` must be a tfd.TransformedDistribution, got '
-      f'{distribution!r}.'
-    )
-  base = distribution.distribution
-  for owner, shape in (
-    ('`distribution`', distribution.event_shape),
-    ('the base of `distribution`', base.event_shape),
-  ):
-    if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
-      raise ValueError(
-        f'{owner} must have a fully known event shape of one tensor, got '
-        f'{shape}.'
-      )
-  if distribution.batch_shape.rank != 0:
-    raise ValueError(
-      '`distribution` must have no batch dimensions, got batch shape '
-      f'{distribution.batch_shape}.'
-    )
+  _check_distribution(distribution)
   for name, value in (
     ('num_levels', num_levels),
     ('num_draws', num_draws),
@@ -122,15 +103,13 @@ def export_saved_model(
     ('max_samples', max_samples),
   ):
     util.check_int(value, name, optional=name != 'max_samples')
-  takes = composition.takes(distribution.bijector)
-  if condition_size is not None and 'condition' not in takes:
+  takes_condition = 'condition' in composition.takes(distribution.bijector)
+  if condition_size is not None and not takes_condition:
     raise ValueError(
       f'`condition_size` is for conditional flows only, got {condition_size} '
       f'with {distribution.bijector!r}.'
     )
-  if num_levels is not None:
-    pixels.check_num_levels(num_levels, distribution.dtype)
-  elif num_draws is not None:
+  if num_levels is None and num_draws is not None:
     raise ValueError(
       f'`num_draws` is for pixels only, got {num_draws} with `num_levels` None.'
     )
@@ -138,12 +117,6 @@ def export_saved_model(
     raise ValueError(f'`seed` is for `num_draws` only, got {seed!r} without.')
   if max_samples > tf.int32.max:
     raise ValueError(f'`max_samples` must fit int32, got {max_samples}.')
-  mean = base.mean().numpy()
-  if not np.all(np.isfinite(mean)):
-    raise ValueError(
-      'the base of `distribution` must have a finite mean, got '
-      f'{base!r} with {mean}.'
-    )
   target = os.path.abspath(path)
   if os.path.lexists(target) and not (
     os.path.isdir(target) and not os.listdir(target)
@@ -151,43 +124,9 @@ def export_saved_model(
     raise ValueError(
       f'`path` must not exist or be an empty directory, got {path!r}.'
     )
-
-  server = _Server(
-    distribution, num_levels, num_draws, seed, condition_size, max_samples
-  )
-  signatures = server.signatures()
-  module = tf.Module()
-  module.weights = [
-    *distribution.variables,
-    *([] if num_draws is None else [server.noise]),
-  ]
-  parent, name = os.path.split(target)
-  os.makedirs(parent, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=parent) as temporary:
-    # Within, for the temporary directory itself is closed to other users.
-    whole = os.path.join(temporary, 'model')
-    tf.saved_model.save(module, whole, signatures)
-    os.rename(whole, target)
-  return path
-
-
-class _Server:
-  """What the signatures compute: from named tensors to named tensors."""
-
-  def __init__(
-    self, distribution, num_levels, num_draws, seed, condition_size, max_samples
-  ):
-    self._distribution = distribution
-    self._num_levels = num_levels
-    self._condition_size = condition_size
-    self._max_samples = max_samples
-    self._data_name = 'x' if num_levels is None else 'images'
-    if num_levels is None:
-      self._data_dtype = distribution.dtype
-    else:
-      dtypes = (tf.uint8, tf.int32, tf.int64)
-      self._data_dtype = next(d for d in dtypes if num_levels - 1 <= d.max)
-    self.noise = num_draws and tf.Variable(
+  noise = None
+  if num_draws is not None:
+    noise = tf.Variable(
       tf.random.stateless_uniform(
         [num_draws, *distribution.event_shape],
         util.stateless_seed(0 if seed is None else seed),
@@ -196,66 +135,103 @@ class _Server:
       trainable=False,
       name='noise',
     )
+  signatures = _Signatures(distribution, num_levels, noise, max_samples)
+  module = tf.Module()
+  module.weights = [*distribution.variables]
+  module.weights += [] if noise is None else [noise]
+  _write(module, target, signatures.traced(condition_size))
+  return path
 
-  def signatures(self):
-    """Traces every signature once; returns them by name."""
+
+def _check_distribution(distribution):
+  """Raises unless `distribution` can be exported."""
+  likelihood.check_distribution(distribution)
+  # TFP makes instances of a private base class of `TransformedDistribution`.
+  if not all(hasattr(distribution, a) for a in ('distribution', 'bijector')):
+    raise TypeError(
+      '`distribution` must be a tfd.TransformedDistribution, got '
+      f'{distribution!r}.'
+    )
+  base = distribution.distribution
+  likelihood.check_event_shape(base, 'the base of `distribution`')
+  mean = base.mean().numpy()
+  if not np.all(np.isfinite(mean)):
+    raise ValueError(
+      'the base of `distribution` must have a finite mean, got '
+      f'{base!r} with {mean}.'
+    )
+
+
+def _write(module, target, signatures):
+  """Writes a SavedModel, all of it or nothing."""
+  parent, name = os.path.split(target)
+  os.makedirs(parent, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=parent) as temporary:
+    # A subdirectory, because other users cannot read a temporary directory.
+    written = os.path.join(temporary, 'model')
+    tf.saved_model.save(module, written, signatures)
+    os.rename(written, target)
+
+
+class _Signatures:
+  """The functions of the SavedModel, from named tensors to named tensors."""
+
+  def __init__(self, distribution, num_levels, noise, max_samples):
+    self._distribution = distribution
+    self._likelihood = likelihood.Likelihood(distribution, num_levels)
+    self._num_levels = num_levels
+    self._noise = noise
+    self._max_samples = max_samples
+    self._data_name = 'x' if num_levels is None else 'images'
+    self._data_dtype = distribution.dtype
+    if num_levels is not None:
+      dtypes = (tf.uint8, tf.int32, tf.int64)
+      self._data_dtype = next(d for d in dtypes if num_levels - 1 <= d.max)
+
+  def traced(self, condition_size: int | None) -> dict[str, Callable]:
+    """Returns the concrete function of every signature, by name."""
     events = [None, *self._distribution.event_shape]
     latents = [None, *self._distribution.distribution.event_shape]
     dtype = self._distribution.dtype
     data = {self._data_name: tf.TensorSpec(events, self._data_dtype)}
     condition, number = {}, {'number': tf.TensorSpec([], tf.int32)}
-    if self._condition_size is not None:
-      spec = tf.TensorSpec([None, self._condition_size], dtype)
-      condition, number = {'condition': spec}, {}
+    if condition_size is not None:
+      condition = {'condition': tf.TensorSpec([None, condition_size], dtype)}
+      number = {}
+    draw = {
+      'temperature': tf.TensorSpec([], dtype),
+      'seed': tf.TensorSpec([], tf.int32),
+    }
     result = {}
     for function, specs in (
       (self.log_prob, data),
       (self.encode, data),
       (self.decode, {'latents': tf.TensorSpec(latents, dtype)}),
-      (
-        self.sample,
-        number
-        | {
-          'temperature': tf.TensorSpec([], dtype),
-          'seed': tf.TensorSpec([], tf.int32),
-        },
-      ),
+      (self.sample, number | draw),
     ):
       specs = specs | condition
       traced = tf.function(self._checked(function, specs), autograph=False)
       result[function.__name__] = traced.get_concrete_function(**specs)
     return result | {'serving_default': result['log_prob']}
 
-  def log_prob(self, condition=None, **data):
-    kwargs = self._bijector_kwargs(condition)
+  def log_prob(
+    self, condition: tf.Tensor | None = None, **data: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
     (x,) = data.values()
-    if self.noise is None:
-      result = self._log_prob(self._dequantize(x, 0.5), kwargs)
+    if self._noise is None:
+      result = self._log_prob(x, 0.5, condition)
     else:
-      noise = tf.convert_to_tensor(self.noise)
-
-      def add(k, total):
-        log_prob = self._log_prob(
-          self._dequantize(x, tf.gather(noise, k)), kwargs
-        )
-        return k + 1, tf.reduce_logsumexp([total, log_prob], axis=0)
-
-      start = tf.fill([tf.shape(x)[0]], tf.constant(-math.inf, noise.dtype))
-      _, total = tf.while_loop(
-        lambda k, _: k < noise.shape[0],
-        add,
-        [0, start],
-        parallel_iterations=1,  # The memory of one.
-      )
-      result = total - math.log(noise.shape[0])
+      result = self._mean_log_prob(x, condition)
     bits_per_dim = pixels.bits_per_dim(result, self._distribution.event_shape)
     return {'log_prob': result, 'bits_per_dim': bits_per_dim}
 
-  def encode(self, condition=None, **data):
+  def encode(
+    self, condition: tf.Tensor | None = None, **data: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
     (x,) = data.values()
     bijector = self._distribution.bijector
     latents = bijector.inverse(
-      self._dequantize(x, 0.5), **self._bijector_kwargs(condition)
+      self._likelihood.dequantize(x, 0.5), **self._bijector_kwargs(condition)
     )
     result = {'latents': latents}
     if isinstance(bijector, real_nvp_chain.RealNVPChain):
@@ -263,7 +239,9 @@ class _Server:
         result[f'latents_{i}'] = latent
     return result
 
-  def decode(self, latents, condition=None):
+  def decode(
+    self, latents: tf.Tensor, condition: tf.Tensor | None = None
+  ) -> dict[str, tf.Tensor]:
     x = self._distribution.bijector.forward(
       latents, **self._bijector_kwargs(condition)
     )
@@ -273,7 +251,13 @@ class _Server:
       x = tf.clip_by_value(tf.floor(x), 0, self._num_levels - 1)
     return {self._data_name: tf.cast(x, self._data_dtype)}
 
-  def sample(self, temperature, seed, number=None, condition=None):
+  def sample(
+    self,
+    temperature: tf.Tensor,
+    seed: tf.Tensor,
+    number: tf.Tensor | None = None,
+    condition: tf.Tensor | None = None,
+  ) -> dict[str, tf.Tensor]:
     name = '`number`'
     if number is None:
       name, number = 'the rows of `condition`', tf.shape(condition)[0]
@@ -291,12 +275,12 @@ class _Server:
     return self.decode(mean + temperature * (latents - mean), condition)
 
   def _checked(self, function, specs):
-    """`function` of inputs that hold to `specs` at run time too.
+    """Returns `function` with checks of its inputs against `specs`.
 
-    Neither a loaded signature nor TensorFlow Serving holds sizes against them.
+    Neither a loaded signature nor TensorFlow Serving checks sizes.
     """
 
-    def checked(**inputs):
+    def checked(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
       for name, value in inputs.items():
         value = tf.ensure_shape(value, specs[name].shape)
         if value.dtype.is_floating:
@@ -319,29 +303,43 @@ class _Server:
 
     return checked
 
-  def _bijector_kwargs(self, condition):
+  def _bijector_kwargs(self, condition: tf.Tensor | None) -> dict[str, Any]:
     given = {} if condition is None else {'condition': condition}
     return composition.nested_kwargs(self._distribution.bijector, **given)
 
-  def _log_prob(self, x, kwargs):
-    base = self._distribution.distribution
+  def _mean_log_prob(self, x, condition):
+    """Returns the logarithm of the mean density over the draws of noise."""
+    noise = tf.convert_to_tensor(self._noise)
+
+    def add(k, total):
+      log_prob = self._log_prob(x, tf.gather(noise, k), condition)
+      return k + 1, tf.reduce_logsumexp([total, log_prob], axis=0)
+
+    start = tf.fill([tf.shape(x)[0]], tf.constant(-math.inf, noise.dtype))
+    _, total = tf.while_loop(
+      lambda k, _: k < noise.shape[0],
+      add,
+      [0, start],
+      parallel_iterations=1,  # Draws in parallel would multiply the memory.
+    )
+    return total - math.log(noise.shape[0])
+
+  def _log_prob(self, x, noise, condition):
+    x = self._likelihood.dequantize(x, noise)
+    base, kwargs = self._distribution.distribution, {}
+    if condition is not None:
+      kwargs['condition'] = condition
     if not hasattr(base, 'sample_shape') or base.batch_shape.rank != 0:
-      given = {'bijector_kwargs': kwargs} if kwargs else {}
-      return self._distribution.log_prob(x, **given)
-    # `tfd.Sample` broadcasts, though there is nothing to, by an op that ONNX
-    # lacks.
+      kwargs = likelihood.log_prob_kwargs(self._distribution, **kwargs)
+      return self._distribution.log_prob(x, **kwargs)
+    # The log_prob of `tfd.Sample` broadcasts by an op that ONNX does not have.
     bijector, ndims = self._distribution.bijector, x.shape.rank - 1
+    kwargs = self._bijector_kwargs(condition)
     latents = bijector.inverse(x, **kwargs)
     ildj = bijector.inverse_log_det_jacobian(x, ndims, **kwargs)
     independent = base.distribution.log_prob(latents)  # [N] + sample_shape
     axes = list(range(1, independent.shape.rank))
     return tf.reduce_sum(independent, axes) + ildj
-
-  def _dequantize(self, x, noise):
-    if self._num_levels is None:
-      return x
-    noise = tf.convert_to_tensor(noise, self._distribution.dtype)
-    return pixels.dequantize(x, noise, self._num_levels)
 
 
 def _check(value, valid, message):
@@ -351,6 +349,6 @@ def _check(value, valid, message):
 
 
 def _assert(value, holds, message, shown):
-  # The value depends on the check: nothing is computed from a bad one.
+  # The result depends on the check, so nothing is computed from a bad value.
   with tf.control_dependencies([tf.debugging.Assert(holds, [message, shown])]):
     return tf.identity(value)

@@ -1,4 +1,4 @@
-"""From data to log-likelihoods, for any distribution that holds flows."""
+"""Log-likelihoods of data under any distribution that holds flows."""
 
 from typing import Any
 
@@ -14,7 +14,12 @@ from tfp_realnvp.networks import moving_statistics
 
 tfd = tfp.distributions
 
-__all__ = ['Likelihood', 'log_prob_kwargs']
+__all__ = [
+  'Likelihood',
+  'check_distribution',
+  'check_event_shape',
+  'log_prob_kwargs',
+]
 
 # These hand the arguments of `log_prob` to what they wrap. Where that is not a
 # composite tensor, TFP makes instances of their private base classes.
@@ -74,38 +79,57 @@ def log_prob_kwargs(
   return {name: nested for name, nested in parts.items() if nested}
 
 
+def check_distribution(distribution: tfd.Distribution) -> None:
+  """Raises unless log-likelihoods of batches of events can be computed.
+
+  Args:
+    distribution: `tfd.Distribution`.
+
+  Raises:
+    TypeError: If `distribution` is not a `tfd.Distribution`, or holds a flow
+      that `training` or `condition` cannot reach.
+    ValueError: If its event shape is not fully known, or it has batch
+      dimensions.
+  """
+  if not isinstance(distribution, tfd.Distribution):
+    raise TypeError(
+      f'`distribution` must be a tfd.Distribution, got {distribution!r}.'
+    )
+  check_event_shape(distribution, '`distribution`')
+  if distribution.batch_shape.rank != 0:
+    raise ValueError(
+      '`distribution` must have no batch dimensions, got batch shape '
+      f'{distribution.batch_shape}: `tfd.Independent` makes them part of the '
+      'event.'
+    )
+  log_prob_kwargs(distribution, training=True)  # Or raises.
+
+
+def check_event_shape(distribution: tfd.Distribution, name: str) -> None:
+  """Raises a `ValueError` unless the event is one tensor of a known shape."""
+  shape = distribution.event_shape
+  if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
+    raise ValueError(
+      f'{name} must have a fully known event shape of one tensor, got {shape}.'
+    )
+
+
 class Likelihood:
-  """The log-likelihood of batches as Keras hands them out."""
+  """Computes the log-likelihood of data, pixels or continuous."""
 
   def __init__(self, distribution: tfd.Distribution, num_levels: int | None):
     """Initializes Likelihood.
 
     Args:
-      distribution: See `DensityEstimator`.
+      distribution: `tfd.Distribution`, see `check_distribution`.
       num_levels: See `DensityEstimator`.
 
     Raises:
-      TypeError: If `distribution` is not a `tfd.Distribution`, or holds a flow
-        that `training` or `condition` cannot reach.
-      ValueError: If its event shape is not known, it has batch dimensions, or
-        `num_levels` is not an int of at least 1 that the dtype can count to.
+      TypeError: See `check_distribution`.
+      ValueError: See `check_distribution`; or if `num_levels` is not an int of
+        at least 1 that the dtype can count to.
     """
-    if not isinstance(distribution, tfd.Distribution):
-      raise TypeError(
-        f'`distribution` must be a tfd.Distribution, got {distribution!r}.'
-      )
-    shape = distribution.event_shape
-    if not isinstance(shape, tf.TensorShape) or not shape.is_fully_defined():
-      raise ValueError(
-        f'`distribution` must have a fully known event shape, got {shape}.'
-      )
-    if distribution.batch_shape.rank != 0:
-      raise ValueError(
-        '`distribution` must have no batch dimensions, got batch shape '
-        f'{distribution.batch_shape}: `tfd.Independent` makes them part of the '
-        'event.'
-      )
-    log_prob_kwargs(distribution, training=True)  # Or raises.
+    check_distribution(distribution)
     self._distribution = distribution
     self._num_levels = util.check_int(num_levels, 'num_levels', optional=True)
     if num_levels is not None and distribution.dtype.is_floating:
@@ -190,19 +214,34 @@ class Likelihood:
       training: Passed to the flows.
     """
     distribution = self._distribution
-    if self._num_levels is None:
-      x = tf.cast(x, distribution.dtype)
-    else:
-      noise = _noise(x, seed, distribution.dtype)
-      x = pixels.dequantize(x, noise, self._num_levels)
     kwargs = log_prob_kwargs(
       distribution, training=training, condition=condition
     )
-    return distribution.log_prob(x, **kwargs)
+    noise = 0.0
+    if self._num_levels is not None:
+      noise = _noise(x, seed, distribution.dtype)
+    return distribution.log_prob(self.dequantize(x, noise), **kwargs)
+
+  def dequantize(self, x: tf.Tensor, noise: tf.Tensor | float) -> tf.Tensor:
+    """Returns what the distribution is a density of.
+
+    Args:
+      x: `[N] + event_shape`.
+      noise: On `[0, 1)`, broadcast to `x`: added to pixels, and not used for
+        continuous data.
+
+    Returns:
+      `Tensor` like `x`, of the distribution's dtype.
+    """
+    dtype = self._distribution.dtype
+    if self._num_levels is None:
+      return tf.cast(x, dtype)
+    noise = tf.convert_to_tensor(noise, dtype)
+    return pixels.dequantize(x, noise, self._num_levels)
 
 
 def _noise(x, seed, dtype):
-  """Uniform noise like `x`: this replica's part of that of the whole batch."""
+  """Returns uniform noise like `x`: this replica's part of the batch's."""
   count, *event_shape = util.dims(x)
   start, total = moving_statistics.part_of_batch(count)
   noise = tf.random.stateless_uniform([total, *event_shape], seed, dtype=dtype)
