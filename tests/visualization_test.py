@@ -131,7 +131,7 @@ def test_side_by_side():
 def test_errors_name_the_argument_and_show_the_value():
   with pytest.raises(ValueError, match=r'`images` must .* got \(2, 2, 3\)'):
     visualization.image_grid(np.zeros([2, 2, 3]))
-  with pytest.raises(ValueError, match='`num_columns` .* got 0, 1 and 1'):
+  with pytest.raises(ValueError, match='`num_columns` must be .* got 0'):
     visualization.image_grid(np.zeros([1, 2, 2, 3]), num_columns=0)
   with pytest.raises(ValueError, match='`images` must be uint8, got float64'):
     visualization.image_grid(np.zeros([1, 2, 2, 3]))

@@ -1,5 +1,6 @@
 """Pixels on `[0, num_levels)`: range, dequantization, bits per dimension."""
 
+from collections.abc import Sequence
 import math
 
 import numpy as np
@@ -14,16 +15,19 @@ __all__ = [
 ]
 
 
-def check_num_levels(num_levels, dtype):
-  """Raises a `ValueError` if `dtype` cannot hold dequantized pixels.
+def check_num_levels(num_levels: int, dtype: tf.DType) -> None:
+  """Checks that `dtype` is precise enough for dequantized pixels.
 
-  The bits that the levels leave over hold the noise and the rounding errors of
-  the flow. With fewer than three of them, `LogitTransform` and its inverse miss
-  the level they started from. A deep flow rounds more and may need more bits.
+  The significand must hold the level and at least three more bits, for the
+  noise and for rounding errors. With fewer, `LogitTransform` followed by its
+  inverse can return another level. A deep flow may need more than three.
 
   Args:
-    num_levels: `int`, how many values a pixel can take.
-    dtype: Floating `tf.DType` of the flow.
+    num_levels: Number of values a pixel can take.
+    dtype: Floating dtype of the flow.
+
+  Raises:
+    ValueError: If `num_levels` is too large for `dtype`.
   """
   one = dtype.as_numpy_dtype(1)
   epsilon = float(np.nextafter(one, 2 * one) - one)
@@ -31,35 +35,42 @@ def check_num_levels(num_levels, dtype):
   if num_levels > largest:
     raise ValueError(
       f'`num_levels` must be at most {largest} for pixels in {dtype.name}: '
-      'between more levels its precision leaves no room for noise; got '
-      f'{num_levels}.'
+      f'more levels leave no bits for the noise; got {num_levels}.'
     )
 
 
-def is_on_range(x, num_levels):
-  """Which elements of `x` are pixels on `[0, num_levels)`; NaN is not."""
+def is_on_range(x: tf.Tensor, num_levels: int) -> tf.Tensor:
+  """Returns a boolean tensor, True where `x` is on `[0, num_levels)`.
+
+  It is False where `x` is NaN.
+  """
   return (x >= 0) & (x <= _largest_pixel(num_levels, x.dtype))
 
 
-def assert_on_range(x, num_levels, name='x'):
-  """Returns `x`, after a check at run time that it holds pixels.
+def assert_on_range(
+  x: tf.Tensor, num_levels: int, name: str = 'x'
+) -> tf.Tensor:
+  """Checks at run time that `x` holds pixels.
 
   Args:
     x: `Tensor`.
-    num_levels: `int`, how many values a pixel can take.
-    name: What the error calls `x`.
+    num_levels: Number of values a pixel can take.
+    name: Name of `x` in the error.
+
+  Returns:
+    `x`.
 
   Raises:
-    InvalidArgumentError: If an element is NaN or outside `[0, num_levels)`; not
-      in graphs that XLA compiles, which drop the check.
+    InvalidArgumentError: If an element is NaN or outside `[0, num_levels)`.
+      Graphs compiled by XLA drop the check.
   """
   outside = ~is_on_range(x, num_levels)
 
-  def fail():
+  def fail() -> tf.Tensor:
     first = tf.argmax(tf.cast(tf.reshape(outside, [-1]), tf.int32))
     message = (
-      f'`{name}` must be pixels on [0, {num_levels}), neither NaN nor outside; '
-      'the first offending value is'
+      f'`{name}` must be pixels on [0, {num_levels}) and not NaN; the first '
+      'invalid value is'
     )
     data = [message, tf.gather(tf.reshape(x, [-1]), first)]
     with tf.control_dependencies([tf.debugging.Assert(False, data)]):
@@ -68,35 +79,35 @@ def assert_on_range(x, num_levels, name='x'):
   return tf.cond(tf.reduce_any(outside), fail, lambda: x)
 
 
-def dequantize(x, noise, num_levels):
-  """Spreads integer pixels over unit intervals (Theis et al., 2016).
+def dequantize(x: tf.Tensor, noise: tf.Tensor, num_levels: int) -> tf.Tensor:
+  """Adds noise to integer pixels (Theis et al., 2016).
 
   Args:
-    x: `Tensor` of pixels on `[0, num_levels)`. A fraction is dropped.
-    noise: Float `Tensor` like `x`, uniform on `[0, 1)`.
-    num_levels: `int`, how many values a pixel can take.
+    x: `Tensor` of pixels on `[0, num_levels)`, rounded down first.
+    noise: Float `Tensor` of the same shape, uniform on `[0, 1)`.
+    num_levels: Number of values a pixel can take.
 
   Returns:
-    `floor(x) + noise`, of the dtype of `noise`, on `[0, num_levels)`.
+    `floor(x) + noise` on `[0, num_levels)`, of the dtype of `noise`.
   """
-  # Rounding may carry the sum to the next integer; the last one is outside.
+  # Rounding can carry the sum to the next integer, here to `num_levels`.
   largest = _largest_pixel(num_levels, noise.dtype)
   return tf.minimum(tf.floor(tf.cast(x, noise.dtype)) + noise, largest)
 
 
-def bits_per_dim(log_prob, event_shape):
-  """Returns the negative log-likelihood in bits per dimension.
+def bits_per_dim(log_prob: tf.Tensor, event_shape: Sequence[int]) -> tf.Tensor:
+  """Converts a log-likelihood to bits per dimension.
 
-  `-log_prob / (D ln 2)`, where `D` is the number of elements of an event. For a
-  density on pixels that are integers plus uniform noise on `[0, 1)` it bounds
-  the bits per dimension of the integers from above (Theis et al., 2016).
+  The result is `-log_prob / (D ln 2)` for events of `D` elements. If the events
+  are integers plus uniform noise on `[0, 1)`, it is an upper bound on the bits
+  per dimension of the integers (Theis et al., 2016).
 
   Args:
     log_prob: `Tensor`, in nats.
     event_shape: Shape of one event, such as `(32, 32, 3)`.
 
   Returns:
-    `Tensor` like `log_prob`.
+    `Tensor` of the shape of `log_prob`.
 
   Raises:
     ValueError: If `event_shape` is not fully known or has no elements.
@@ -110,10 +121,10 @@ def bits_per_dim(log_prob, event_shape):
   return log_prob / (-math.log(2) * num_elements)
 
 
-def _largest_pixel(num_levels, dtype):
+def _largest_pixel(num_levels: int, dtype: tf.DType) -> int | np.number:
   """Returns the largest value of `dtype` that is below `num_levels`.
 
-  `num_levels` itself may be beyond the dtype, as 256 is for int8.
+  `dtype` may be too small for `num_levels` itself, as int8 is for 256.
   """
   if dtype.is_integer:
     return min(num_levels - 1, dtype.max)

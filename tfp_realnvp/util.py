@@ -15,10 +15,10 @@ def check_int(
   """Returns `value` as an `int`, or raises an error that names the argument.
 
   Args:
-    value: What to check.
-    name: Name of the argument.
-    minimum: The smallest value allowed.
-    optional: Whether `None` is allowed, and returned.
+    value: Value to check.
+    name: Name of the argument, for the error.
+    minimum: Smallest allowed value.
+    optional: Whether `None` is allowed. It is returned unchanged.
 
   Raises:
     ValueError: If `value` is not an int of at least `minimum`.
@@ -35,7 +35,7 @@ def check_int(
 
 
 def dims(x: tf.Tensor) -> list[int | tf.Tensor]:
-  """Returns the shape of `x`: Python ints where static, else scalar tensors."""
+  """Returns the shape of `x`: known sizes as ints, others as scalar tensors."""
   dynamic = None
   shape = list(x.shape)
   for axis, size in enumerate(shape):
@@ -46,12 +46,12 @@ def dims(x: tf.Tensor) -> list[int | tf.Tensor]:
 
 
 def stateless_seed(seed: Any) -> tf.Tensor:
-  """Returns a stateless seed; the same `int` always gives the same one.
+  """Returns a stateless seed, always the same one for the same `int`.
 
-  For an `int`, TFP's own `sanitize_seed` gives another seed at every call.
+  TFP's own `sanitize_seed` returns another seed at each call with an `int`.
 
   Args:
-    seed: `int`, stateless seed, or `None` for a random one.
+    seed: `int`, stateless seed, or `None` for a random seed.
   """
   return tfp.random.sanitize_seed(
     [0, int(seed)] if isinstance(seed, numbers.Integral) else seed
@@ -62,9 +62,9 @@ def to_tensor(value: Any, dtype: tf.DType | None, name: str) -> tf.Tensor:
   """Converts `value` to a tensor, or raises an error that names the argument.
 
   Args:
-    value: What to convert.
-    dtype: Dtype of the tensor, `None` for that of `value`.
-    name: Name of the argument.
+    value: Value to convert.
+    dtype: Dtype of the tensor, or `None` to keep that of `value`.
+    name: Name of the argument, for the error.
 
   Raises:
     TypeError: If `value` cannot be converted.
