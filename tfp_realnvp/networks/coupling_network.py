@@ -1,4 +1,4 @@
-"""What the networks of the couplings have in common."""
+"""CouplingNetwork: the base class of the networks of the couplings."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,25 +14,29 @@ __all__ = ['CouplingNetwork', 'NetworkSpec', 'split_seed']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-  """What `RealNVPChain` asks its `networks` for: the network of one coupling.
+  """Describes the network of one coupling.
 
-  The network is called with `x`, `[N, H, W, in_channels]` or `[N,
-  in_channels]`; with `condition`, `[N, condition_size]`, if there is one; and
-  with `training`, if it has such an argument. It returns shift and log-scale,
-  each with `out_channels` channels, as a pair or as one tensor of twice as many
-  channels.
+  `RealNVPChain` calls its `networks` argument with a `NetworkSpec` for each
+  coupling. The network that it returns is called with
+
+  - `x`, `[N, H, W, in_channels]` or `[N, in_channels]`;
+  - `condition=`, `[N, condition_size]`, if the flow has a condition;
+  - `training=`, if the network has such an argument.
+
+  It returns the shift and the log-scale, `out_channels` each, as a pair or
+  concatenated along the last dimension.
 
   Attributes:
-    in_channels: Channels of the input.
-    out_channels: Channels of shift and of log-scale.
-    level: How often channels were doubled so far. The paper doubles the hidden
-      channels with every level. 0 for vectors.
-    mask: For a checkerboard coupling the function from the event shape to its
-      mask; `None` for others, whose input is all that the coupling keeps.
+    in_channels: Number of channels of the input.
+    out_channels: Number of channels of the shift, and of the log-scale.
+    level: Number of times the channels were doubled before this coupling; 0 for
+      vectors. The paper doubles the hidden channels at each level.
+    mask: For a checkerboard coupling, the function from the event shape to the
+      mask. `None` for other couplings.
     condition_size: Size `K` of the condition, or `None`.
     dtype: Dtype of input and output.
-    index: Number of the coupling, in the order in which they are built; with
-      it, each network can get a seed of its own.
+    index: Index of the coupling in the flow. Use it to give each network a
+      different seed.
     name: Name of the network.
   """
 
@@ -47,21 +51,25 @@ class NetworkSpec:
 
 
 def split_seed(seed: Any, spec: NetworkSpec, n: int) -> tf.Tensor:
-  """Returns `n` stateless seeds, `[n, 2]`, that other couplings do not share.
+  """Returns `n` stateless seeds that are different for each coupling.
 
   Args:
-    seed: `int` or stateless seed of all networks of a flow, or `None`.
-    spec: What the network is for.
-    n: How many seeds.
+    seed: `int` or stateless seed that the networks of a flow share, or `None`
+      for a random seed.
+    spec: Description of the network.
+    n: Number of seeds.
+
+  Returns:
+    `[n, 2]`.
   """
   seed = tf.random.fold_in(util.stateless_seed(seed), spec.index)
   return tfp.random.split_seed(seed, n=n)
 
 
 class CouplingNetwork(tf.Module):
-  """Base of the networks: condition, precision, recomputation, log-scale.
+  """Base class that handles condition, dtypes, recomputation and log-scale.
 
-  `log_scale = magnitude tanh(raw)`, with one learned scalar magnitude.
+  The log-scale is `magnitude tanh(raw)` with a learned scalar `magnitude`.
   """
 
   def __init__(
@@ -74,15 +82,16 @@ class CouplingNetwork(tf.Module):
     """Initializes CouplingNetwork.
 
     Args:
-      spec: What the network is for.
-      initial_magnitude: The magnitude of the log-scale at the start.
-      recompute: Whether the backward pass of training computes the activations
-        again instead of keeping them (Chen et al., 2016).
-      compute_dtype: Dtype of the activations, such as `tf.bfloat16`; by default
-        `spec.dtype`. Input, output and variables have `spec.dtype`.
+      spec: Description of the network.
+      initial_magnitude: Initial magnitude of the log-scale.
+      recompute: Whether training recomputes the activations in the backward
+        pass instead of storing them (Chen et al., 2016).
+      compute_dtype: Dtype of the activations, such as `tf.bfloat16`. Defaults
+        to `spec.dtype`, which input, output and variables always have.
 
     Raises:
-      ValueError: If a number is out of range, or a dtype not floating.
+      ValueError: If a size in `spec` is not an int of at least 1, or
+        `compute_dtype` is not floating.
     """
     super().__init__(name=spec.name)
     util.check_int(spec.in_channels, 'in_channels')
@@ -102,16 +111,18 @@ class CouplingNetwork(tf.Module):
 
   @property
   def condition_size(self) -> int | None:
-    """Size of the `condition`, `None` if the network takes none."""
+    """Size of the condition, or `None` if the network has no condition."""
     return self._condition_size
 
   @property
   def scale_parameters(self) -> tuple[tf.Variable, ...]:
-    """The learned magnitudes: what `RealNVPChain.scale_parameters` lists."""
+    """The learned magnitudes, for `RealNVPChain.scale_parameters`."""
     return (self.magnitude,)
 
-  def _inputs(self, x, condition):
-    """Returns `[x]` or `[x, condition]`, in the dtype of the activations."""
+  def _inputs(
+    self, x: tf.Tensor, condition: tf.Tensor | None
+  ) -> list[tf.Tensor]:
+    """Returns `[x]` or `[x, condition]` in the dtype of the activations."""
     size = self._condition_size
     if (condition is None) != (size is None) or (
       condition is not None and condition.shape[-1] != size
@@ -119,18 +130,27 @@ class CouplingNetwork(tf.Module):
       got = None if condition is None else f'shape {condition.shape}'
       expected = None if size is None else f'[..., {size}]'
       raise ValueError(
-        f'`condition` must be {expected}, as `condition_size` says; got {got}.'
+        f'`condition` must be {expected} because `condition_size` is {size}, '
+        f'got {got}.'
       )
     inputs = [x] if condition is None else [x, condition]
     return [tf.cast(value, self._compute_dtype) for value in inputs]
 
-  def _maybe_recomputed(self, function, training=True):
-    """Returns `function`, which must not change variables, to call once."""
+  def _maybe_recomputed(
+    self, function: Callable, training: bool = True
+  ) -> Callable:
+    """Wraps `function` in `tf.recompute_grad` if activations are recomputed.
+
+    `function` must not change variables, because the backward pass calls it a
+    second time.
+    """
     if self._recompute and training:
       return tf.recompute_grad(function)
     return function
 
-  def _shift_and_log_scale(self, output):
-    """Splits what the last layer gives."""
+  def _shift_and_log_scale(
+    self, output: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Splits the output of the last layer into shift and log-scale."""
     shift, raw = tf.split(tf.cast(output, self._dtype), 2, axis=-1)
     return shift, self.magnitude * tf.tanh(raw)

@@ -1,4 +1,4 @@
-"""DenseNetwork: the network of vector couplings, and its factory."""
+"""DenseNetwork, the network of vector couplings, and its factory."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,18 +14,19 @@ __all__ = ['DenseNetwork', 'DenseNetworks']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseNetworks:
-  """Makes the fully connected networks of vector couplings.
+  """Builds the fully connected networks of vector couplings.
 
-  The default of `RealNVPChain(networks=...)` for vectors.
+  `RealNVPChain` uses `DenseNetworks()` for vectors unless `networks` is given.
 
   Attributes:
-    hidden_units: Units of each hidden layer.
-    activation: After each hidden layer: the name of a function of `tf.nn`, or a
-      function.
-    recompute: Whether training computes the activations again in the backward
-      pass instead of keeping them.
-    compute_dtype: Dtype of the activations, by default that of the flow.
-    seed: `int` or stateless seed of the initial weights, by default random.
+    hidden_units: Number of units of each hidden layer.
+    activation: Activation of the hidden layers: a function, or the name of a
+      function in `tf.nn`.
+    recompute: Whether training recomputes the activations in the backward pass
+      instead of storing them.
+    compute_dtype: Dtype of the activations. Defaults to that of the flow.
+    seed: `int` or stateless seed of the initial weights, or `None` for random
+      ones.
   """
 
   hidden_units: tuple[int, ...] = (64, 64)
@@ -34,7 +35,7 @@ class DenseNetworks:
   compute_dtype: tf.DType | str | None = None
   seed: Any = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not isinstance(self.hidden_units, (tuple, list)):
       raise ValueError(
         f'`hidden_units` must be a tuple of ints, got {self.hidden_units!r}.'
@@ -45,8 +46,8 @@ class DenseNetworks:
       getattr(tf.nn, str(self.activation), None)
     ):
       raise ValueError(
-        '`activation` must be a function or the name of one of `tf.nn`, got '
-        f'{self.activation!r}.'
+        '`activation` must be a function or the name of a function in `tf.nn`, '
+        f'got {self.activation!r}.'
       )
 
   def __call__(self, spec: coupling_network.NetworkSpec) -> 'DenseNetwork':
@@ -54,10 +55,10 @@ class DenseNetworks:
 
 
 class DenseNetwork(coupling_network.CouplingNetwork):
-  """Fully connected network, for couplings of vectors.
+  """Fully connected network for couplings of vectors.
 
-  From `[N, in_channels]` to shift and log-scale, `[N, out_channels]` each, with
-  `log_scale = magnitude tanh(raw)` as in `ResidualNetwork`.
+  Maps `[N, in_channels]` to the shift and the log-scale, `[N, out_channels]`
+  each. The log-scale is `magnitude tanh(raw)` as in `ResidualNetwork`.
   """
 
   def __init__(
@@ -66,11 +67,11 @@ class DenseNetwork(coupling_network.CouplingNetwork):
     """Initializes DenseNetwork.
 
     Args:
-      spec: What the network is for.
-      options: How it is built.
+      spec: Description of the network.
+      options: Layers, activation, dtype and seed.
 
     Raises:
-      ValueError: If a number is out of range.
+      ValueError: If an argument is out of range.
     """
     super().__init__(
       spec, recompute=options.recompute, compute_dtype=options.compute_dtype
@@ -102,7 +103,7 @@ class DenseNetwork(coupling_network.CouplingNetwork):
   def __call__(
     self, x: tf.Tensor, condition: tf.Tensor | None = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns shift and log-scale.
+    """Returns the shift and the log-scale, `[N, out_channels]` each.
 
     Args:
       x: `[N, in_channels]`.
@@ -111,15 +112,15 @@ class DenseNetwork(coupling_network.CouplingNetwork):
     x = tf.concat(self._inputs(x, condition), axis=-1)
     return self._shift_and_log_scale(self._maybe_recomputed(self._pass)(x))
 
-  def _pass(self, x):
+  def _pass(self, x: tf.Tensor) -> tf.Tensor:
     for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):
       x = self._activation(x) if i else x
       x = tf.matmul(x, tf.cast(kernel, x.dtype)) + tf.cast(bias, x.dtype)
     return x
 
 
-def _activation(activation):
+def _activation(activation: str | Callable) -> Callable:
   if activation == 'relu':
-    # Not tf.nn.relu: oneDNN fuses it with the sum and turns NaN into 0.
+    # oneDNN fuses `tf.nn.relu` with the sum before it and turns NaN into 0.
     return lambda x: tf.maximum(x, 0)
   return activation if callable(activation) else getattr(tf.nn, activation)

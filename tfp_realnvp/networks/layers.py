@@ -10,22 +10,21 @@ from tfp_realnvp.networks import moving_statistics
 
 __all__ = ['Norm', 'batch_norm', 'convolve', 'normalized']
 
-_EPSILON = 1e-4  # Added to the variance.
-_TINY = 1e-12  # Keeps the direction of a kernel of zeros finite.
+_EPSILON = 1e-4  # Added to variances.
+_TINY = 1e-12  # Added to squared norms, so that a zero kernel stays finite.
 
 
 def normalized(
   kernel: tf.Tensor, magnitude: tf.Tensor | None = None
 ) -> tf.Tensor:
-  """Normalizes the weights of a kernel (Salimans and Kingma, 2016).
+  """Applies weight normalization to a kernel (Salimans and Kingma, 2016).
 
   Args:
     kernel: `[..., k, k, I, O]`.
-    magnitude: `[..., O]`, the norm of the result; 1 by default.
+    magnitude: Norms of the result, `[..., O]`. Defaults to 1.
 
   Returns:
-    The kernel divided by its norm over all but the leading and the output
-    axes, times `magnitude`.
+    `magnitude * kernel / norm`, where the norm is over the axes `k, k, I`.
   """
   squares = tf.reduce_sum(kernel**2, axis=[-4, -3, -2], keepdims=True)
   scale = tf.math.rsqrt(squares + _TINY)
@@ -37,12 +36,12 @@ def normalized(
 def convolve(
   x: tf.Tensor, kernel: tf.Tensor, padding: str = 'zeros'
 ) -> tf.Tensor:
-  """Convolves images; the result has their height and width.
+  """Convolves images and keeps their height and width.
 
   Args:
     x: `[N, H, W, I]`.
-    kernel: `[k, k, I, O]`, `k` odd.
-    padding: 'zeros' or 'periodic', what is beyond the edges of an image.
+    kernel: `[k, k, I, O]` with odd `k`.
+    padding: Values beyond the edges of an image: 'zeros' or 'periodic'.
 
   Returns:
     `[N, H, W, O]`.
@@ -58,19 +57,26 @@ def convolve(
   if isinstance(count, int) and count > 0:
     return convolve(x)
   # For an empty batch oneDNN returns the input's channel count, so convolve one
-  # zero image and slice it off. Neither op copies where there are images.
+  # zero image and slice it off. Other batches are not copied by either op.
   missing = tf.cast(tf.equal(count, 0), tf.int32)
   y = convolve(tf.pad(x, [[0, missing], [0, 0], [0, 0], [0, 0]]))
   return tf.slice(y, [0, 0, 0, 0], [count, *size, kernel.shape[-1]])
 
 
 class Norm(NamedTuple):
-  """What a batch normalization of `C` channels knows before its batch."""
+  """Offset and moving statistics of one batch normalization.
 
-  offset: tf.Tensor  # [C]
-  mean: tf.Tensor  # [C], moving.
-  variance: tf.Tensor  # [C], moving.
-  rate: tf.Tensor  # Scalar, at which the moving ones move.
+  Attributes:
+    offset: `[C]`.
+    mean: Moving mean, `[C]`.
+    variance: Moving variance, `[C]`.
+    rate: Scalar weight of the next batch in the moving statistics.
+  """
+
+  offset: tf.Tensor
+  mean: tf.Tensor
+  variance: tf.Tensor
+  rate: tf.Tensor
 
 
 def batch_norm(
@@ -80,24 +86,24 @@ def batch_norm(
   lagged: bool = False,
   synchronized: bool = False,
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None]:
-  """Batch normalization over batch and space, with an offset and no scale.
+  """Normalizes over batch and space, then adds an offset. There is no scale.
 
   Args:
     x: `[N, H, W, C]`.
     norm: Offset and moving statistics.
-    training: Whether to normalize with the batch's statistics.
-    lagged: Whether to normalize, in training, with the moving statistics after
-      they have moved.
-    synchronized: Whether the batch is that of all replicas.
+    training: Whether to use batch statistics instead of moving ones.
+    lagged: Whether training uses the moving statistics after their update
+      instead of batch statistics (eq. 20, 21).
+    synchronized: Whether batch statistics are over all replicas.
 
   Returns:
-    y: Like `x`.
-    batch: In training the batch's mean and variance, `[C]`, else `None`.
+    y: `[N, H, W, C]`.
+    batch: Mean and variance of the batch, `[C]` each. `None` unless `training`.
   """
   offset, mean, variance, rate = norm
   synchronized = moving_statistics.in_sync(synchronized)
   if offset.dtype != tf.float32 or (training and (lagged or synchronized)):
-    # The fused kernel has none of these.
+    # The fused kernel supports none of these cases.
     batch = None
     if training:
       batch = moving_statistics.batch_moments(
@@ -121,7 +127,7 @@ def batch_norm(
   )
   if not training:
     return y, None
-  # The kernel returns n / (n - 1) times the variance of the batch.
+  # The kernel applies Bessel's correction, n / (n - 1).
   n = math.prod(util.dims(x)[:-1])
   n = tf.cast(n, variance.dtype) if tf.is_tensor(n) else max(n, 1)
   return y, (mean, variance * (1 - 1 / n))

@@ -1,7 +1,8 @@
-"""Batch statistics and their moving averages, for all batch normalization."""
+"""Batch statistics and their moving averages."""
 
 import dataclasses
 import numbers
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,22 +21,22 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchNormOptions:
-  """How batch normalization works, in a flow or in its networks.
+  """Options of batch normalization, for a flow or for its networks.
 
   Attributes:
-    momentum: In [0, 1), the weight `rho` of the past in the moving averages.
+    momentum: Weight `rho` of the past in the moving averages, in [0, 1).
     lagged: Whether training normalizes with the moving averages instead of the
-      statistics of the batch (appendix E of the paper). In networks it slows
-      learning at first.
-    synchronized: Whether batch statistics are those of all replicas of a
-      `tf.distribute.Strategy` together.
+      batch statistics (appendix E of the paper). In networks this slows down
+      the first steps.
+    synchronized: Whether batch statistics are computed over all replicas of a
+      `tf.distribute.Strategy`.
   """
 
   momentum: float = 0.9
   lagged: bool = False
   synchronized: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_momentum(self.momentum)
 
   def statistics(
@@ -45,7 +46,14 @@ class BatchNormOptions:
     num_layers: int | None = None,
     name: str = 'moving_statistics',
   ) -> 'MovingStatistics':
-    """Returns new `MovingStatistics`; see there."""
+    """Returns new `MovingStatistics` with these options.
+
+    Args:
+      num_channels: See `MovingStatistics`.
+      dtype: See `MovingStatistics`.
+      num_layers: See `MovingStatistics`.
+      name: Name of the module.
+    """
     return MovingStatistics(
       num_channels,
       self.momentum,
@@ -57,7 +65,7 @@ class BatchNormOptions:
 
 
 def check_batch_norm(value: BatchNormOptions | None) -> None:
-  """Raises unless `value` is `BatchNormOptions` or `None`."""
+  """Raises a `TypeError` unless `value` is `BatchNormOptions` or `None`."""
   if not isinstance(value, (BatchNormOptions, type(None))):
     raise TypeError(
       f'`batch_norm` must be BatchNormOptions or None, got {value!r}.'
@@ -67,40 +75,40 @@ def check_batch_norm(value: BatchNormOptions | None) -> None:
 class MovingStatistics(tf.Module):
   """Exponential moving averages of a mean and a variance per channel.
 
-  With the momentum `rho` and the batch's statistics `batch`, the `t`-th update
-  is eq. 20 and 21 of the paper,
+  The `t`-th update with a batch's statistics `batch` and the momentum `rho` is
+  (eq. 20 and 21 of the paper)
 
     `moving <- (1 - rate_t) moving + rate_t batch`,
-    `rate_t = (1 - rho) / (1 - rho^t)`,
+    `rate_t = (1 - rho) / (1 - rho^t)`.
 
-  where the rate falls from 1 to `1 - rho`: the average is that of the batches
-  seen, without a trace of the initial mean 0 and variance 1 (the bias
-  correction of Adam, Kingma and Ba, 2015).
+  The rate falls from 1 to `1 - rho`. This is the bias correction of Adam
+  (Kingma and Ba, 2015): the initial mean 0 and variance 1 have no influence
+  after the first update.
 
-  A channel whose batch statistics are not finite is left as it is; so are all
-  by a replica that got no part of an uneven batch.
+  An update skips channels whose batch statistics are not finite. A replica that
+  received no rows of an uneven batch therefore changes nothing.
   """
 
   def __init__(
     self,
-    num_channels,
-    momentum=0.9,
-    dtype=tf.float32,
-    num_layers=None,
-    synchronized=False,
-    name='moving_statistics',
+    num_channels: int,
+    momentum: float = 0.9,
+    dtype: tf.DType = tf.float32,
+    num_layers: int | None = None,
+    synchronized: bool = False,
+    name: str = 'moving_statistics',
   ):
     """Initializes MovingStatistics.
 
     Args:
-      num_channels: `int`, `C`.
-      momentum: `float` in [0, 1), `rho`.
+      num_channels: Number of channels `C`.
+      momentum: Weight `rho` of the past, in [0, 1).
       dtype: Dtype of the averages.
-      num_layers: `int`, for the averages of a stack of layers, `[num_layers,
-        C]`, that move together; `None` for those of one, `[C]`.
-      synchronized: Python `bool`, whether the batch of all replicas of a
-        `tf.distribute.Strategy` counts as one. Otherwise each replica
-        normalizes its own part, and the averages are of all replicas' averages.
+      num_layers: Number of layers whose averages are stacked, `[num_layers,
+        C]`, and updated together. `None` for a single layer, `[C]`.
+      synchronized: Whether batch statistics are computed over all replicas of a
+        `tf.distribute.Strategy`. Otherwise each replica uses its own rows, and
+        the averages of the replicas are averaged.
       name: Name of the module.
 
     Raises:
@@ -111,7 +119,7 @@ class MovingStatistics(tf.Module):
     super().__init__(name=name)
     self.momentum = momentum
     self.synchronized = synchronized
-    # Synchronized replicas move alike: no need for them to confer.
+    # Synchronized replicas compute the same update, so one of them is enough.
     aggregation = (
       tf.VariableAggregation.ONLY_FIRST_REPLICA
       if synchronized
@@ -126,22 +134,24 @@ class MovingStatistics(tf.Module):
       self.variance = variable(tf.ones(shape, dtype), 'moving_variance')
       self.num_updates = variable(tf.zeros([], dtype), 'num_updates')
 
-  def read(self):
-    """Returns mean, variance, and the rate at which the next batch counts."""
+  def read(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the mean, the variance and the rate of the next update."""
     momentum = tf.constant(self.momentum, self.mean.dtype)
     rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
-  def update(self, mean, variance):
-    """Moves the averages, once.
+  def update(
+    self, mean: tf.Tensor, variance: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Updates the averages with the statistics of one batch.
 
     Args:
-      mean: Of the batch, of the averages' shape.
-      variance: Of the batch, of the averages' shape.
+      mean: Mean of the batch, of the shape of the averages.
+      variance: Variance of the batch, of the shape of the averages.
 
     Returns:
-      The averages after the update, with gradients to `mean` and `variance`
-      alone.
+      Moving mean and variance after the update. Gradients flow to `mean` and
+      `variance` only.
     """
     moving_mean, moving_variance, rate = self.read()
     moved_mean = blend(moving_mean, mean, rate)
@@ -152,33 +162,42 @@ class MovingStatistics(tf.Module):
     return moved_mean, moved_variance
 
 
-def _check_momentum(momentum):
+def _check_momentum(momentum: Any) -> None:
   if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
     raise ValueError(f'`momentum` must be in [0, 1), got {momentum!r}.')
 
 
-def blend(moving, batch, rate):
-  """A moving average after a step at `rate` towards the batch (eq. 20, 21)."""
+def blend(moving: tf.Tensor, batch: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+  """Returns a moving average after its update (eq. 20, 21).
+
+  Args:
+    moving: The average before.
+    batch: Statistics of the batch. Where they are not finite, the average is
+      unchanged.
+    rate: Weight of the batch.
+  """
   batch = tf.where(tf.math.is_finite(batch), batch, moving)
   return (1 - rate) * moving + rate * batch
 
 
-def in_sync(synchronized):
-  """Whether statistics are now to be those of several replicas together."""
+def in_sync(synchronized: bool) -> bool:
+  """Whether statistics must be gathered from other replicas here."""
   replica = tf.distribute.get_replica_context()
   return bool(synchronized and replica and replica.num_replicas_in_sync > 1)
 
 
-def batch_moments(x, synchronized=False):
-  """Mean and variance of each channel, over a whole batch.
+def batch_moments(
+  x: tf.Tensor, synchronized: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the mean and the variance of each channel over a batch.
 
   Args:
     x: `[..., C]`.
-    synchronized: Python `bool`, whether the batch is that of all replicas,
-      whose parts may differ in size.
+    synchronized: Whether the batch consists of the rows of all replicas.
+      Replicas may have different numbers of rows.
 
   Returns:
-    mean: `[C]`; where synchronized, with gradients to all replicas.
+    mean: `[C]`. If synchronized, gradients flow to all replicas.
     variance: `[C]`, without Bessel's correction.
   """
   mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
@@ -194,28 +213,30 @@ def batch_moments(x, synchronized=False):
   return mean, tf.reduce_sum(shares * squares, axis=0)
 
 
-def part_of_batch(count):
-  """Where this replica's part of a batch lies in the batch of all replicas.
+def part_of_batch(
+  count: int | tf.Tensor,
+) -> tuple[int | tf.Tensor, int | tf.Tensor]:
+  """Locates the rows of this replica in the batch of all replicas.
 
   Args:
-    count: `int` or scalar, rows of the part. Replicas may differ in it.
+    count: Number of rows of this replica. Replicas may have different numbers.
 
   Returns:
-    start: Index of the first row.
-    total: Rows of the whole batch.
+    start: Index of the first row of this replica.
+    total: Number of rows of all replicas.
   """
   if not in_sync(True):
     return 0, count
   replica = tf.distribute.get_replica_context()
   index = replica.replica_id_in_sync_group
   if isinstance(replica.strategy, tf.distribute.TPUStrategy):
-    # Parts are equal, and shapes must be static.
+    # On TPUs all replicas have the same number of rows, and it must be static.
     return index * count, replica.num_replicas_in_sync * count
   counts = _gather(tf.convert_to_tensor(count))
   return tf.reduce_sum(counts[:index]), tf.reduce_sum(counts)
 
 
-def _gather(value):
+def _gather(value: tf.Tensor) -> tf.Tensor:
   """Stacks the values of all replicas, with gradients to all of them."""
   replica = tf.distribute.get_replica_context()
   row = tf.one_hot(
@@ -223,6 +244,6 @@ def _gather(value):
     replica.num_replicas_in_sync,
     dtype=value.dtype,
   )
-  # The other replicas leave these rows zero, so that the sum is a stack.
+  # Each replica fills its own row, so that the sum over replicas is the stack.
   rows = tf.tensordot(row, value, axes=0)
   return replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)

@@ -1,5 +1,6 @@
-"""ResidualNetwork: the network of image couplings, and its factory."""
+"""ResidualNetwork, the network of image couplings, and its factory."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -14,32 +15,33 @@ from tfp_realnvp.networks import moving_statistics
 
 __all__ = ['ResidualNetwork', 'ResidualNetworks']
 
-# The magnitudes of weight normalization at the start. Networks that start small
-# learn faster: on CIFAR-10 images, held-out bits/dim after 100 steps were 4.71,
-# with magnitudes of 1 4.85.
+# Initial magnitudes of weight normalization. Small values learn faster: on
+# CIFAR-10, held-out bits/dim after 100 steps were 4.71 instead of 4.85 with 1.
 _INNER_MAGNITUDE = 0.5
 _OUTPUT_MAGNITUDE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualNetworks:
-  """Makes the residual networks of image couplings (section 4.1).
+  """Builds the residual networks of image couplings (section 4.1).
 
-  The default of `RealNVPChain(networks=...)` for images, with the values of the
-  paper.
+  `RealNVPChain` uses `ResidualNetworks()` for images unless `networks` is
+  given. The defaults are the paper's values.
 
   Attributes:
-    hidden_channels: Channels within the networks at the first scale; they
-      double with every level.
-    num_blocks: Residual blocks of each network.
-    batch_norm: Batch normalization within the networks, or `None` for none.
-    padding: 'zeros' or 'periodic': what the convolutions see beyond the edges.
-    recompute: Whether training computes the activations again in the backward
-      pass instead of keeping them: a fraction of the memory for about a third
-      more time.
-    compute_dtype: Dtype of the activations, by default that of the flow;
-      `tf.bfloat16`, or `tf.float16` with loss scaling, see `DensityEstimator`.
-    seed: `int` or stateless seed of the initial weights, by default random.
+    hidden_channels: Number of hidden channels at the first level. It doubles at
+      each level.
+    num_blocks: Number of residual blocks of each network.
+    batch_norm: Options of batch normalization within the networks, or `None`
+      for networks without it.
+    padding: Values beyond the edges of an image: 'zeros' or 'periodic'.
+    recompute: Whether training recomputes the activations in the backward pass
+      instead of storing them. This takes a fraction of the memory and about a
+      third more time.
+    compute_dtype: Dtype of the activations. Defaults to that of the flow. Use
+      `tf.float16` with loss scaling only, see `DensityEstimator`.
+    seed: `int` or stateless seed of the initial weights, or `None` for random
+      ones.
   """
 
   hidden_channels: int = 32
@@ -52,7 +54,7 @@ class ResidualNetworks:
   compute_dtype: tf.DType | str | None = None
   seed: Any = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     util.check_int(self.hidden_channels, 'hidden_channels')
     util.check_int(self.num_blocks, 'num_blocks')
     moving_statistics.check_batch_norm(self.batch_norm)
@@ -79,28 +81,28 @@ class _Block(NamedTuple):
 
 
 class ResidualNetwork(coupling_network.CouplingNetwork):
-  """Residual convolutional network with a skip sum, for image couplings.
+  """Residual convolutional network with skip connections (section 4.1).
 
-  From `[N, H, W, in_channels]` to shift and log-scale, `[N, H, W,
-  out_channels]` each, as section 4.1 of the paper has it:
+  Maps `[N, H, W, in_channels]` to the shift and the log-scale, `[N, H, W,
+  out_channels]` each:
 
   - batch norm of the input, `[x, -x]`, ReLU, 3x3 convolution to the hidden
     channels;
-  - `num_blocks` residual blocks, each batch norm, ReLU, 3x3, batch norm, ReLU,
-    3x3, add;
-  - the sum of 1x1 convolutions of the first features and of every block's
-    output; batch norm, ReLU, 1x1 convolution to shift and `raw`;
-  - `log_scale = magnitude tanh(raw)`, with one learned scalar magnitude, which
-    starts at 0 for checkerboard couplings and at 1 for others.
+  - `num_blocks` residual blocks: batch norm, ReLU, 3x3 convolution, batch norm,
+    ReLU, 3x3 convolution, add;
+  - the sum of 1x1 convolutions of the first features and of the output of each
+    block, then batch norm, ReLU, 1x1 convolution to the shift and `raw`;
+  - `log_scale = magnitude tanh(raw)` with a learned scalar `magnitude`. It is
+    initialized to 0 for checkerboard couplings and to 1 for others.
 
-  Convolutions are weight-normalized (Salimans and Kingma, 2016): each kernel is
-  divided by its norm over all but the output axis. Magnitudes are learned where
-  no batch norm follows, which would undo them. Batch norms have an offset and
-  no scale; without batch norm, the offset is all that is left of them.
+  Kernels are weight-normalized (Salimans and Kingma, 2016). Their magnitudes
+  are learned unless batch norm follows, because batch norm would cancel them.
+  Batch norm has an offset and no scale. With `batch_norm=None` the offsets
+  remain.
 
-  What the blocks have in common is one variable: `first_kernels[i]` is the
-  kernel of the first convolution of block `i`. A step on few large variables
-  takes fewer, larger operations than one on many small variables.
+  The blocks share stacked variables: `first_kernels[i]` is the kernel of the
+  first convolution of block `i`. A training step then runs fewer and larger
+  operations than with a variable for each block.
   """
 
   def __init__(
@@ -109,11 +111,11 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     """Initializes ResidualNetwork.
 
     Args:
-      spec: What the network is for.
-      options: How it is built.
+      spec: Description of the network.
+      options: Size, batch norm, padding, dtype and seed.
 
     Raises:
-      ValueError: If a number is out of range.
+      ValueError: If an argument is out of range.
     """
     super().__init__(
       spec,
@@ -128,13 +130,13 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     hidden = options.hidden_channels * 2**spec.level
     seeds = iter(coupling_network.split_seed(options.seed, spec, n=5))
 
-    def kernels(*shape, name):
+    def kernels(*shape: int, name: str) -> tf.Variable:
       value = tf.random.stateless_normal(
         shape, next(seeds), stddev=0.05, dtype=dtype
       )
       return tf.Variable(value, name=name)
 
-    def constant(value, *shape, name):
+    def constant(value: float, *shape: int, name: str) -> tf.Variable:
       return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), name=name)
 
     joined = 2 * (spec.in_channels + (spec.condition_size or 0))
@@ -142,7 +144,7 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     with self.name_scope:
       self.input_offset = constant(0, spec.in_channels, name='input_offset')
       self.input_kernel = kernels(3, 3, joined, hidden, name='input_kernel')
-      # Of the two batch norms of each block, then of the output's.
+      # The offsets of the two batch norms of each block, then of the output.
       self.offsets = constant(0, 2 * blocks + 1, hidden, name='offsets')
       if self._batch_norm is None:
         self.input_statistics = self.statistics = None
@@ -176,7 +178,7 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
 
   @property
   def batch_norm(self) -> moving_statistics.BatchNormOptions | None:
-    """How batch normalization works, `None` without any."""
+    """Options of batch normalization, or `None` without it."""
     return self._batch_norm
 
   @property
@@ -194,20 +196,20 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     condition: tf.Tensor | None = None,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns shift and log-scale.
+    """Returns the shift and the log-scale, `[N, H, W, out_channels]` each.
 
     Args:
       x: `[N, H, W, in_channels]`.
       condition: `[N, condition_size]`.
-      training: Whether batch norm uses batch statistics, and the moving ones
-        move.
+      training: Whether to normalize with batch statistics and update the moving
+        averages.
     """
     inputs = self._inputs(x, condition)
     if self._batch_norm is None:
       one_pass = functools.partial(self._pass, False, None, None)
       one_pass = self._maybe_recomputed(one_pass, training)
       return self._shift_and_log_scale(one_pass(*inputs)[0])
-    # The pass changes no variable, so that it can run twice.
+    # `_pass` changes no variables, because recomputation runs it twice.
     one_pass = functools.partial(self._pass, training)
     one_pass = self._maybe_recomputed(one_pass, training)
     output, *batch = one_pass(
@@ -218,16 +220,23 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
       self.statistics.update(*batch[2:])
     return self._shift_and_log_scale(output)
 
-  def _pass(self, training, input_moving, moving, x, condition=None):
-    """Returns the output and, in training, the statistics of the batch.
+  def _pass(
+    self,
+    training: bool,
+    input_moving: Sequence[tf.Tensor] | None,
+    moving: Sequence[tf.Tensor] | None,
+    x: tf.Tensor,
+    condition: tf.Tensor | None = None,
+  ) -> tuple[tf.Tensor, ...]:
+    """Returns the output and, in training, the batch statistics.
 
     Args:
-      training: Whether to normalize with the statistics of the batch.
-      input_moving: Mean, variance and rate of the input's moving statistics, or
+      training: Whether to normalize with batch statistics.
+      input_moving: Moving mean, variance and rate of the first batch norm, or
         `None` without batch norm.
-      moving: The same of all others, in layers.
-      x: The input.
-      condition: The condition.
+      moving: The same for the other batch norms, stacked.
+      x: `[N, H, W, in_channels]`.
+      condition: `[N, condition_size]`.
     """
     norm = functools.partial(self._normalize, training)
     convolve = functools.partial(layers.convolve, padding=self._padding)
@@ -244,7 +253,7 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
       y = convolve(tf.nn.relu(y), block.second_kernel)
       x += y
       batches += [first_batch, second_batch]
-    skip_sum += y  # The last skip is within the kernels of the last block.
+    skip_sum += y  # `_blocks` applied the last skip kernel to the last block.
     y, output_batch = norm(skip_sum, output_norm)
     y = convolve(
       tf.nn.relu(y),
@@ -255,8 +264,10 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
       return (y,)
     return y, *input_batch, *map(tf.stack, zip(*batches, output_batch))
 
-  def _blocks(self, moving):
-    """Returns the `_Block`s, and the `layers.Norm` of the output."""
+  def _blocks(
+    self, moving: Sequence[tf.Tensor] | None
+  ) -> tuple[list[_Block], layers.Norm]:
+    """Returns the blocks and the batch norm of the output."""
     if moving is None:
       moving = [[None] * self.offsets.shape[0]] * 3
     else:
@@ -271,15 +282,17 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     skips = tf.unstack(
       layers.normalized(self.skip_kernels, self.skip_magnitudes)
     )
-    # The last block's output goes through the last skip and nowhere else. That
-    # skip is applied to the two summands of the block before their sum is made.
+    # Only the last skip convolution uses the output of the last block. Applying
+    # it to the two summands of that output saves one convolution.
     last_skip = skips.pop()
     seconds[-1] = tf.matmul(seconds[-1], last_skip)
     skips[-1] += last_skip
     blocks = map(_Block, norms[::2], firsts, norms[1::2], seconds, skips)
     return list(blocks), output_norm
 
-  def _normalize(self, training, x, norm):
+  def _normalize(
+    self, training: bool, x: tf.Tensor, norm: layers.Norm
+  ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None]:
     if self._batch_norm is None:
       return x + tf.cast(norm.offset, x.dtype), None
     return layers.batch_norm(
@@ -290,8 +303,8 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
       synchronized=self.statistics.synchronized,
     )
 
-  def _join(self, x, condition):
-    """Puts the input, its negative, condition and mask on the channel axis."""
+  def _join(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+    """Concatenates input and condition, their negatives, and the mask."""
     count, height, width, channels = util.dims(x)
     if condition is not None:
       plane = condition[:, tf.newaxis, tf.newaxis, :]
@@ -304,5 +317,5 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     return tf.concat(parts, axis=-1)
 
 
-def _norm(offset, moving):
+def _norm(offset: tf.Tensor, moving: Sequence[tf.Tensor] | None) -> layers.Norm:
   return layers.Norm(offset, *(moving or [None] * 3))
