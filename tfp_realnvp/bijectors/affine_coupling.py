@@ -1,6 +1,7 @@
-"""AffineCoupling: the layer that Real NVP is made of."""
+"""AffineCoupling: the coupling layer of Real NVP."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ class AffineCoupling(flow_bijector.FlowBijector):
   - Inverse:  `x = b y + (1 - b) (y - shift(b y)) exp(-log_scale(b y))`
   - Forward log-det: `sum((1 - b) log_scale(b x))` over the event
 
-  The event shape is `[H, W, C]` or `[D]`, leading dimensions are batch. `b` is
-  the mask. One that varies over the last dimension only (`channel_mask`) splits
-  it: the network sees the channels that are kept and returns shift and
-  log-scale of the others (eq. 7). With any other (`checkerboard_mask`), the
-  network sees the whole event, zero where `b` is False, and what it returns
-  where `b` is True, which must be finite, is not used.
+  where `b` is the mask. The event shape is `[H, W, C]` or `[D]`; leading
+  dimensions are batch dimensions.
+
+  A mask that varies only over the last dimension (`channel_mask`) splits it:
+  the network maps the kept channels to the shift and the log-scale of the other
+  channels (eq. 7). With other masks (`checkerboard_mask`), the input of the
+  network is the whole event, zero where `b` is False. Its outputs where `b` is
+  True are not used, but must be finite.
 
   #### Examples
 
@@ -50,19 +53,19 @@ class AffineCoupling(flow_bijector.FlowBijector):
     """Initializes AffineCoupling.
 
     Args:
-      shift_and_log_scale_fn: The network, from `[N, H, W, K]` or `[N, K]` (all
-        batch dimensions are merged) to a pair: shift and log-scale, each of the
-        shape of what it changes; or to one tensor that holds both, shift first,
-        along the last dimension. It is called with `training=` and, if the flow
-        is given a condition, with `condition=`, `[N, size]`, if it has such
-        arguments or `**kwargs`. If it has variables, it must be a Keras layer
-        or model, or a `tf.Module`; they then are the bijector's. Those of a
-        Keras network that is not built yet exist after the first call. What
-        Keras has frozen is not trainable here.
+      shift_and_log_scale_fn: The network. Its input is `[N, H, W, K]` or
+        `[N, K]`, with all batch dimensions merged. It returns the shift and the
+        log-scale of the part that changes, as a pair or concatenated along the
+        last dimension, shift first. If it has an argument `training`, that is
+        passed. If it has an argument `condition` and the flow gets a condition,
+        that is passed as `[N, size]`. A network with variables must be a Keras
+        layer or model, or a `tf.Module`. Its variables become variables of the
+        bijector; a Keras network that is not built creates them in its first
+        call. Variables that are frozen in Keras are not trainable.
       mask: Boolean, True where the input passes through unchanged. `[D]` for
-        vectors, `[H, W, 1]`, `[1, 1, C]` or `[H, W, C]` for images; or, for
-        images of any size, a function from the event shape `(H, W, C)` to one
-        of these, such as `checkerboard_mask`.
+        vectors; `[H, W, 1]`, `[1, 1, C]` or `[H, W, C]` for images. For images
+        of any size, a function from the event shape `(H, W, C)` to such a mask,
+        such as `checkerboard_mask`.
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
@@ -70,15 +73,15 @@ class AffineCoupling(flow_bijector.FlowBijector):
     Raises:
       TypeError: If `shift_and_log_scale_fn` is not callable, or `mask` is not
         boolean.
-      ValueError: If `mask` has another rank, or keeps all or nothing.
+      ValueError: If `mask` has another rank, or is all True or all False.
     """
     parameters = dict(locals())
     if not callable(mask):
       mask = _check_mask(mask, (1, 3))
       if mask.all() or not mask.any():
         raise ValueError(
-          f'`mask` must keep a part and change a part, got all {mask.any()}: '
-          f'{mask!r}.'
+          '`mask` must keep a part of the event and change a part, got all '
+          f'{mask.any()}: {mask!r}.'
         )
     with tf.name_scope(name) as name:
       self._conditioner = conditioner.Conditioner(shift_and_log_scale_fn)
@@ -101,23 +104,29 @@ class AffineCoupling(flow_bijector.FlowBijector):
 
   @property
   def mask(self) -> Any:
-    """The mask, or the function that makes it from an event shape."""
+    """The mask, or the function from an event shape to the mask."""
     return self._mask
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     split, kept, changed = self._split(x)
     shift, log_scale = self._parameters_of(split, kept, training, condition)
     y = split.join(kept, changed * tf.exp(log_scale) + shift)
     return y, self._sum_over_event(log_scale)
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     split, kept, changed = self._split(y)
     shift, log_scale = self._parameters_of(split, kept, training, condition)
     x = split.join(kept, (changed - shift) * tf.exp(-log_scale))
     return x, -self._sum_over_event(log_scale)
 
-  def _split(self, x):
-    """Returns how the event is split, and the two parts of `x`."""
+  def _split(
+    self, x: tf.Tensor
+  ) -> tuple['_ChannelSplit | _MaskSplit', tf.Tensor, tf.Tensor]:
+    """Returns the split for this event shape, and the two parts of `x`."""
     mask = self._mask
     if callable(mask):
       mask = _check_mask(mask(tuple(util.dims(x)[-3:])), (3,))
@@ -125,27 +134,38 @@ class AffineCoupling(flow_bijector.FlowBijector):
     sizes = [None if size == 1 else size for size in mask.shape]
     batch, event = x.shape[: -len(sizes)], x.shape[-len(sizes) :]
     if any(e is None and size is not None for e, size in zip(event, sizes)):
-      # What is known at run time only must fit too: 1 would be broadcast.
+      # A size of 1 that is only known at run time would be broadcast.
       x = tf.ensure_shape(x, batch.concatenate(sizes))
     split = self._channel_split or _MaskSplit(mask, x.shape[-1], x.dtype)
     return split, *split.split(x)
 
-  def _parameters_of(self, split, kept, training, condition):
-    """Returns shift and log-scale of what the coupling changes."""
+  def _parameters_of(
+    self,
+    split: '_ChannelSplit | _MaskSplit',
+    kept: tf.Tensor,
+    training: bool,
+    condition: Any,
+  ) -> list[tf.Tensor]:
+    """Returns the shift and the log-scale of the part that changes."""
     ndims = self.forward_min_event_ndims
     output = self._conditioner(kept, ndims, training, condition)
     return [split.fit(value) for value in output]
 
-  def _sum_over_event(self, log_scale):
+  def _sum_over_event(self, log_scale: tf.Tensor) -> tf.Tensor:
     ndims = self.forward_min_event_ndims
     return tf.reduce_sum(log_scale, axis=list(range(-ndims, 0)))
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
+    del direction
     if not callable(self._mask):
       self._check_mask_fits(shape[-self._mask.ndim :], self._mask.shape)
     return shape
 
-  def _check_mask_fits(self, event_shape, mask_shape):
+  def _check_mask_fits(
+    self, event_shape: tf.TensorShape, mask_shape: Sequence[int | None]
+  ) -> None:
     for size, mask_size in zip(event_shape, mask_shape):
       if None not in (size, mask_size) and mask_size not in (1, size):
         raise ValueError(
@@ -155,21 +175,21 @@ class AffineCoupling(flow_bijector.FlowBijector):
 
 
 class _ChannelSplit:
-  """Splits the last dimension by a mask over it."""
+  """Splits the last dimension."""
 
-  def __init__(self, mask):
+  def __init__(self, mask: np.ndarray):
     self._kept = np.flatnonzero(mask)
     self._changed = np.flatnonzero(~mask)
     self._order = np.argsort(np.concatenate([self._kept, self._changed]))
 
-  def split(self, x):
+  def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _take(x, self._kept), _take(x, self._changed)
 
-  def fit(self, value):
-    """Checks what the network returns for the part that changes."""
+  def fit(self, value: tf.Tensor) -> tf.Tensor:
+    """Checks an output of the network."""
     return _check_channels(value, len(self._changed))
 
-  def join(self, kept, changed):
+  def join(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
     if self._kept[-1] < self._changed[0]:
       return tf.concat([kept, changed], axis=-1)
     if self._changed[-1] < self._kept[0]:
@@ -178,27 +198,30 @@ class _ChannelSplit:
 
 
 class _MaskSplit:
-  """Keeps the event whole: zeros what changes, for the network to see."""
+  """Multiplies by the mask instead of splitting the event."""
 
-  def __init__(self, mask, num_channels, dtype):
+  def __init__(
+    self, mask: np.ndarray | tf.Tensor, num_channels: int, dtype: tf.DType
+  ):
     self._kept = tf.cast(mask, dtype)
     self._num_channels = num_channels
 
-  def split(self, x):
+  def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return x * self._kept, x
 
-  def fit(self, value):
-    """Zeros what the network returns for the part that is kept."""
+  def fit(self, value: tf.Tensor) -> tf.Tensor:
+    """Checks an output of the network, and zeros it for the kept part."""
     return _check_channels(value, self._num_channels) * (1 - self._kept)
 
-  def join(self, kept, changed):
-    """The part that is kept was scaled by 1 and shifted by 0."""
+  def join(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
+    # `changed` is the whole event. Its kept part was scaled by exp(0) and
+    # shifted by 0.
     del kept
     return changed
 
 
-def _check_mask(mask, ndims):
-  """Returns the mask, a NumPy array unless it is a symbolic tensor."""
+def _check_mask(mask: Any, ndims: Sequence[int]) -> np.ndarray | tf.Tensor:
+  """Checks a mask, and converts it to NumPy unless it is a symbolic tensor."""
   if not tf.is_tensor(mask) or tf.executing_eagerly():
     mask = np.asarray(mask)
   if tf.as_dtype(mask.dtype) != tf.bool:
@@ -211,17 +234,17 @@ def _check_mask(mask, ndims):
   return mask
 
 
-def _check_channels(value, num_channels):
+def _check_channels(value: tf.Tensor, num_channels: int) -> tf.Tensor:
   if value.shape[-1] != num_channels:
     raise ValueError(
       'Each output of `shift_and_log_scale_fn` must have as many channels as '
-      f'it changes, {num_channels}; got shape {value.shape}.'
+      f'the coupling changes, {num_channels}; got shape {value.shape}.'
     )
   return value
 
 
-def _take(x, indices):
-  """`tf.gather` on the last axis; neighbours are sliced, which is faster."""
+def _take(x: tf.Tensor, indices: np.ndarray) -> tf.Tensor:
+  """Gathers on the last axis. Adjacent indices are sliced, which is faster."""
   first, last = indices[0], indices[-1]
   if last - first + 1 == len(indices):
     return x[..., first : last + 1]

@@ -1,7 +1,8 @@
-"""BatchNormBijector: batch normalization with its log-det."""
+"""BatchNormBijector: batch normalization as a bijector."""
 
 import math
 import numbers
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,58 +14,58 @@ __all__ = ['BatchNormBijector']
 
 
 class BatchNormBijector(flow_bijector.FlowBijector):
-  """Normalizes every channel (section 3.7 and appendix E of the paper).
+  """Normalizes each channel (section 3.7 and appendix E of the paper).
 
   - Forward:  `y = (x - mean) / sqrt(variance + epsilon)`    (eq. 17)
   - Inverse:  `x = y sqrt(variance + epsilon) + mean`
-  - Forward log-det: `-1/2 sum_c log(variance_c + epsilon)`, of each vector of
-    channels. An image `[H, W, C]` has `H W` of them: with `event_ndims=3` each
-    channel counts `H W` times (eq. 18).
+  - Forward log-det: `-1/2 sum_c log(variance_c + epsilon)` for each vector of
+    channels. An image `[H, W, C]` has `H W` such vectors, so with
+    `event_ndims=3` each channel counts `H W` times (eq. 18).
 
-  Without `training` the statistics are the moving averages. With
-  `forward(x, training=True)` they are those of `x` over all its dimensions but
-  the last, the log-det uses the same ones with gradients through them, and the
-  moving averages move once. With `lagged=True` the statistics are, in training
-  too, the moving averages, after they have moved (eq. 20, 21): the gradient
-  goes through the batch's part in them.
+  Mean and variance are moving averages. `forward(x, training=True)` instead
+  uses the statistics of `x` over all dimensions but the last. The log-det uses
+  the same statistics, gradients flow through them, and the moving averages are
+  updated once. With `lagged=True`, training uses the moving averages after
+  their update (eq. 20, 21), and gradients flow through the batch statistics in
+  them.
   """
 
   _takes = frozenset(['training'])
 
   def __init__(
     self,
-    num_channels,
-    epsilon=1e-4,
-    momentum=None,
-    lagged=False,
-    synchronized=None,
-    statistics=None,
-    validate_args=False,
-    dtype=tf.float32,
-    name='batch_norm_bijector',
+    num_channels: int,
+    epsilon: float = 1e-4,
+    momentum: float | None = None,
+    lagged: bool = False,
+    synchronized: bool | None = None,
+    statistics: moving_statistics.MovingStatistics | None = None,
+    validate_args: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str = 'batch_norm_bijector',
   ):
     """Initializes BatchNormBijector.
 
     Args:
-      num_channels: `int`, size `C` of the last dimension.
-      epsilon: Positive `float`, added to the variance.
-      momentum: `float` in [0, 1), the weight `rho` of the past in the moving
-        averages; by default 0.9.
+      num_channels: Size `C` of the last dimension.
+      epsilon: Positive number added to the variance.
+      momentum: Weight `rho` of the past in the moving averages, in [0, 1).
+        Defaults to 0.9.
       lagged: Python `bool`, whether training normalizes with the moving
-        averages instead of the statistics of the batch.
-      synchronized: Python `bool`, whether the statistics in training are those
-        of the batch of all replicas of a `tf.distribute.Strategy` together, in
-        the log-det too; by default `False`.
-      statistics: `MovingStatistics` to share, as a copy does; new ones by
-        default, which start at mean 0 and variance 1. Theirs are then
-        `num_channels`, `momentum`, `synchronized` and `dtype`.
+        averages instead of the batch statistics.
+      synchronized: Python `bool`, whether batch statistics and log-det are
+        computed over all replicas of a `tf.distribute.Strategy`. Defaults to
+        `False`.
+      statistics: `MovingStatistics` to share, as copies do. `num_channels`,
+        `momentum`, `synchronized` and `dtype` must match them. By default
+        new statistics with mean 0 and variance 1 are created.
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
     Raises:
       ValueError: If `num_channels`, `epsilon` or `momentum` is out of range, or
-        an argument is not that of `statistics`.
+        an argument does not match `statistics`.
     """
     parameters = dict(locals())
     if statistics is not None:
@@ -76,7 +77,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       ):
         if value is not None and value != shared:
           raise ValueError(
-            f'`{argument}` must be that of `statistics`, which a copy shares: '
+            f'`{argument}` must be that of `statistics`, which copies share, '
             f'{shared!r}; got {value!r}.'
           )
     if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
@@ -91,7 +92,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
         dtype,
         synchronized=bool(synchronized),
       )
-      parameters['statistics'] = self._statistics  # A copy shares them.
+      parameters['statistics'] = self._statistics  # Shared with copies.
       super().__init__(
         forward_min_event_ndims=1,
         validate_args=validate_args,
@@ -101,21 +102,23 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       )
 
   @property
-  def statistics(self):
-    """The `MovingStatistics`."""
+  def statistics(self) -> moving_statistics.MovingStatistics:
+    """The moving averages."""
     return self._statistics
 
   @property
-  def epsilon(self):
-    """What is added to the variance."""
+  def epsilon(self) -> float:
+    """Number added to the variance."""
     return self._epsilon
 
   @property
-  def lagged(self):
+  def lagged(self) -> bool:
     """Whether training normalizes with the moving averages."""
     return self._lagged
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del condition
     x = self._ensure_channels(x)
     mean, variance = self._statistics.mean, self._statistics.variance
@@ -129,17 +132,22 @@ class BatchNormBijector(flow_bijector.FlowBijector):
     y = (x - mean) * tf.exp(-log_stddev)
     return y, self._log_det(x, -log_stddev)
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del training, condition
     y = self._ensure_channels(y)
     log_stddev = tf.math.log(self._statistics.variance + self._epsilon) / 2
     x = y * tf.exp(log_stddev) + self._statistics.mean
     return x, self._log_det(y, log_stddev)
 
-  def _log_det(self, x, log_scale):
+  def _log_det(self, x: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
     return tf.fill(util.dims(x)[:-1], tf.reduce_sum(log_scale))
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
+    del direction
     if shape[-1] not in (None, self._num_channels):
       raise ValueError(
         f'{self.name}: the last dimension must be `num_channels` = '
@@ -147,8 +155,8 @@ class BatchNormBijector(flow_bijector.FlowBijector):
       )
     return shape
 
-  def _ensure_channels(self, x):
-    """Returns `x`, whose number of channels may be known at run time only."""
-    if x.shape[-1] is None:  # One channel would be broadcast.
+  def _ensure_channels(self, x: tf.Tensor) -> tf.Tensor:
+    """Checks the number of channels at run time if it is not static."""
+    if x.shape[-1] is None:  # A single channel would be broadcast.
       x = tf.ensure_shape(x, x.shape[:-1].concatenate(self._num_channels))
     return x

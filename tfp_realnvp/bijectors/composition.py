@@ -1,4 +1,4 @@
-"""`training` and `condition` for flows inside TFP's compositions."""
+"""Passes `training` and `condition` to flows inside TFP's compositions."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ __all__ = [
   'takes',
 ]
 
-# Keyword arguments of TFP's compositions, which also take those of their parts
-# by name.
+# Keyword arguments of the methods of TFP's compositions. The same methods take
+# arguments for a part by its name, which must therefore be a different one.
 _RESERVED_NAMES = frozenset(
   ['argument', 'backward_compat', 'dtype', 'event_ndims', 'fn_name', 'forward']
   + ['forward_name', 'input', 'inverse_name', 'name', 'self', 'step_fn', 'x']
@@ -29,15 +29,14 @@ _RESERVED_NAMES = frozenset(
 
 
 def takes(module: tf.Module) -> frozenset[str]:
-  """Returns what a bijector or distribution depends on beside the event.
+  """Returns which of `training` and `condition` a module depends on.
 
   Args:
-    module: A `FlowBijector`, or a `tfb.Bijector` or `tfd.Distribution` that may
-      hold some.
+    module: `tfb.Bijector` or `tfd.Distribution` that is a `FlowBijector` or may
+      contain some.
 
   Returns:
-    A frozenset of the strings 'training' and 'condition', of which it may hold
-    none, one or both.
+    A frozenset with none, one or both of 'training' and 'condition'.
   """
   if _is_flow(module):
     return module._takes
@@ -46,14 +45,14 @@ def takes(module: tf.Module) -> frozenset[str]:
 
 
 def check_part(bijector: tfb.Bijector) -> None:
-  """Raises unless `bijector` can be a part of a `FlowBijector`.
+  """Checks that a `FlowBijector` can pass arguments on to `bijector`.
 
   Args:
     bijector: `tfb.Bijector`.
 
   Raises:
-    TypeError: If it holds `FlowBijector`s that `training` or `condition` would
-      not reach.
+    TypeError: If it contains `FlowBijector`s that `training` and `condition`
+      cannot reach.
   """
   if isinstance(bijector, one_pass.INVERT):
     check_part(bijector.bijector)
@@ -61,23 +60,22 @@ def check_part(bijector: tfb.Bijector) -> None:
     for part in bijector.bijectors:
       check_part(part)
   elif not _is_flow(bijector) and takes(bijector):
-    raise TypeError(
-      f'`training` and `condition` cannot reach the flows within {bijector!r}: '
-      'use `tfb.Chain` and `tfb.Invert` to put bijectors together.'
-    )
+    raise _unreachable(bijector)
 
 
 def forward_and_log_det(
   bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns `forward(x)` and its log-det, of any bijector and in one pass.
+  """Returns `forward(x)` and its log-det for any bijector.
+
+  Each `FlowBijector` runs once, also inside `tfb.Chain` and `tfb.Invert`.
 
   Args:
     bijector: `tfb.Bijector` that `check_part` accepts.
     x: `Tensor`.
-    event_ndims: `int`, how many rightmost dimensions of `x` are one event.
-    **kwargs: `training`, `condition`: for the `FlowBijector`s that depend on
-      them, inside `tfb.Chain` and `tfb.Invert` too.
+    event_ndims: Number of rightmost dimensions of `x` that form an event.
+    **kwargs: `training` and `condition`, passed to the `FlowBijector`s that
+      depend on them.
 
   Returns:
     y: `Tensor`.
@@ -93,7 +91,13 @@ def inverse_and_log_det(
   return _value_and_log_det(bijector, y, event_ndims, 'inverse', kwargs)
 
 
-def _value_and_log_det(bijector, value, event_ndims, direction, kwargs):
+def _value_and_log_det(
+  bijector: tfb.Bijector,
+  value: tf.Tensor,
+  event_ndims: int,
+  direction: str,
+  kwargs: dict[str, Any],
+) -> tuple[tf.Tensor, tf.Tensor]:
   if _is_flow(bijector):
     kwargs = {k: v for k, v in kwargs.items() if k in takes(bijector)}
     method = getattr(bijector, f'{direction}_and_log_det')
@@ -121,20 +125,21 @@ def _value_and_log_det(bijector, value, event_ndims, direction, kwargs):
 
 
 def nested_kwargs(bijector: tfb.Bijector, **kwargs: Any) -> dict[str, Any]:
-  """Returns keyword arguments for the methods of any bijector.
+  """Returns keyword arguments for TFP's methods of any bijector.
 
   Args:
-    bijector: `tfb.Bijector`, compositions included.
-    **kwargs: `training`, `condition`.
+    bijector: `tfb.Bijector`.
+    **kwargs: `training` and `condition`.
 
   Returns:
-    A dict: for a `FlowBijector` those of `kwargs` that it depends on; for a
-    composition such dicts by the names of its parts, as TFP takes them.
+    A dict. For a `FlowBijector`, those of `kwargs` that it depends on. For a
+    composition, a dict for each part that needs one, keyed by its name.
 
   Raises:
-    TypeError: If `bijector` holds `FlowBijector`s that TFP cannot reach.
-    ValueError: If the names of its parts do not tell them apart, or are those
-      of TFP's own arguments.
+    TypeError: If `bijector` contains `FlowBijector`s that TFP cannot pass
+      arguments to.
+    ValueError: If parts that need different arguments have the same name, or a
+      name is an argument of TFP's methods.
   """
   if _is_flow(bijector):
     return {k: v for k, v in kwargs.items() if k in takes(bijector)}
@@ -143,30 +148,36 @@ def nested_kwargs(bijector: tfb.Bijector, **kwargs: Any) -> dict[str, Any]:
   if isinstance(bijector, one_pass.INVERT):
     return nested_kwargs(bijector.bijector, **kwargs)
   if not hasattr(bijector, 'bijectors'):
-    raise TypeError(
-      f'`training` and `condition` cannot reach the flows within {bijector!r}: '
-      'use `tfb.Chain` and `tfb.Invert` to put bijectors together.'
-    )
+    raise _unreachable(bijector)
   by_name = {}
   for part in tf.nest.flatten(bijector.bijectors):
     nested = nested_kwargs(part, **kwargs)
     if by_name.setdefault(part.name, nested) != nested:
       raise ValueError(
         f'Parts of {bijector.name!r} that need different arguments have the '
-        f'same name, {part.name!r}: give each a name of its own.'
+        f'same name, {part.name!r}. Give them different names.'
       )
     if nested and part.name in _RESERVED_NAMES:
       raise ValueError(
         f'A part of {bijector.name!r} has the name {part.name!r}, which is an '
-        "argument of TFP's methods: give it another name."
+        "argument of TFP's methods. Give it another name."
       )
   return {name: nested for name, nested in by_name.items() if nested}
 
 
-def _broadcast_to_batch(log_det, x, event_ndims):
+def _unreachable(bijector: tfb.Bijector) -> TypeError:
+  return TypeError(
+    f'`training` and `condition` cannot reach the flows within {bijector!r}. '
+    'Compose bijectors with `tfb.Chain` and `tfb.Invert`.'
+  )
+
+
+def _broadcast_to_batch(
+  log_det: tf.Tensor, x: tf.Tensor, event_ndims: int
+) -> tf.Tensor:
   """Broadcasts `log_det` to the batch shape of `x`.
 
-  TFP returns a scalar where the Jacobian is constant.
+  TFP returns a scalar if the Jacobian is constant.
   """
   batch = util.dims(x)[: x.shape.rank - event_ndims]
   if log_det.shape.is_fully_defined() and log_det.shape == batch:
@@ -174,5 +185,5 @@ def _broadcast_to_batch(log_det, x, event_ndims):
   return log_det + tf.zeros(batch, log_det.dtype)
 
 
-def _is_flow(module):
+def _is_flow(module: Any) -> bool:
   return isinstance(module, flow_bijector.FlowBijector)

@@ -1,4 +1,4 @@
-"""Conditioner: how any callable becomes the network of a coupling."""
+"""Conditioner: calls the network of a coupling."""
 
 import collections.abc
 from collections.abc import Callable
@@ -17,9 +17,9 @@ __all__ = ['Conditioner', 'broadcast_condition']
 class Conditioner(tf.Module):
   """Calls a network on the part of the event that a coupling keeps.
 
-  Merges batch dimensions, passes on `training` and `condition` if the network
-  takes them, and checks what it returns. The variables of the network are those
-  of this module, of Keras networks too.
+  Merges the batch dimensions, passes `training` and `condition` if the network
+  has such arguments, and checks the output. The variables of the network, also
+  of a Keras network, are variables of this module.
   """
 
   def __init__(self, network: Callable, name: str = 'conditioner'):
@@ -40,7 +40,7 @@ class Conditioner(tf.Module):
     self._network = network
     self._takes = _arguments(network)
     self._keras_variables = _KerasVariables(network)
-    # With which values of `training` the network has been called.
+    # The values of `training` that the network has been called with.
     self._called_with = set()
 
   @property
@@ -50,7 +50,7 @@ class Conditioner(tf.Module):
 
   @property
   def takes(self) -> frozenset[str]:
-    """Which of 'training' and 'condition' the network takes."""
+    """Which of the arguments 'training' and 'condition' the network has."""
     return self._takes
 
   def __call__(
@@ -60,20 +60,24 @@ class Conditioner(tf.Module):
     training: bool = False,
     condition: Any = None,
   ) -> list[tf.Tensor]:
-    """Returns what the network computes: shift and log-scale.
+    """Returns the shift and the log-scale that the network computes.
 
     Args:
-      kept: `batch_shape + event_shape`, the input of the network.
+      kept: Input of the network, `batch_shape + event_shape`.
       event_ndims: Rank of an event.
-      training: Passed on.
-      condition: `[..., K]`, passed on as `[N, K]`.
+      training: Passed to the network.
+      condition: `[..., K]`, passed to the network as `[N, K]`.
 
     Returns:
-      Two tensors of the shape of `kept`, up to the last dimension.
+      Two tensors of the shape of `kept`, except for the last dimension.
+
+    Raises:
+      ValueError: If the network returns something else, or uses variables that
+        `tf.Module` cannot find.
     """
     shape = util.dims(kept)
     batch, event = shape[:-event_ndims], shape[-event_ndims:]
-    # Not -1: it is undefined where the event has no elements.
+    # `tf.reshape` cannot infer -1 if the event has no elements.
     count = math.prod(batch)
     kwargs = {'training': training} if 'training' in self.takes else {}
     if condition is not None:
@@ -93,8 +97,8 @@ class Conditioner(tf.Module):
       for value in output
     ]
 
-  def _call(self, x, training, kwargs):
-    """Calls the network; the first time, looks for variables it hides."""
+  def _call(self, x: tf.Tensor, training: bool, kwargs: dict[str, Any]) -> Any:
+    """Calls the network. The first call checks that its variables are found."""
     if training in self._called_with:
       return self._network(x, **kwargs)
     with tf.GradientTape() as tape:
@@ -107,11 +111,10 @@ class Conditioner(tf.Module):
     ]
     if hidden:
       raise ValueError(
-        f'The network uses variables that it does not show, '
-        f'{[v.name for v in hidden]}, so that they would not be trained or '
-        'saved. Pass the Keras layer or model that has them as the network, or '
-        'a `tf.Module` with the variables as attributes, instead of '
-        f'{self._network!r}.'
+        f'The variables {[v.name for v in hidden]} of the network '
+        f'{self._network!r} cannot be found, so they would not be trained or '
+        'saved. Use the Keras layer or model that owns them as the network, or '
+        'a `tf.Module` with the variables as attributes.'
       )
     self._called_with.add(training)
     return output
@@ -120,7 +123,7 @@ class Conditioner(tf.Module):
 def broadcast_condition(
   condition: Any, x: tf.Tensor, event_ndims: int
 ) -> tf.Tensor:
-  """Returns a condition as a tensor with the batch shape and dtype of `x`.
+  """Broadcasts a condition to the batch shape of `x`.
 
   Args:
     condition: `[..., K]`.
@@ -128,10 +131,10 @@ def broadcast_condition(
     event_ndims: Rank of an event.
 
   Returns:
-    `batch_shape + [K]`.
+    Tensor `batch_shape + [K]` of the dtype of `x`.
 
   Raises:
-    TypeError: If `condition` is of another dtype.
+    TypeError: If `condition` has another dtype.
     ValueError: If its leading dimensions do not broadcast to the batch shape.
   """
   condition = util.to_tensor(condition, x.dtype, 'condition')
@@ -148,16 +151,16 @@ def broadcast_condition(
     )
   ):
     raise ValueError(
-      '`condition` must have shape [..., K], its leading dimensions broadcast '
-      f'against the batch shape {batch_shape}; got {shape}.'
+      '`condition` must have shape [..., K] with leading dimensions that '
+      f'broadcast against the batch shape {batch_shape}, got {shape}.'
     )
   batch = util.dims(x)[:-event_ndims]
   return tf.broadcast_to(condition, batch + [shape[-1]])
 
 
-def _arguments(network):
-  """Returns which of 'training' and 'condition' a network takes."""
-  # Keras layers and models take theirs in `call`.
+def _arguments(network: Any) -> frozenset[str]:
+  """Returns which of the arguments 'training' and 'condition' a network has."""
+  # Those of a Keras layer or model are the arguments of its `call`.
   function = getattr(network, 'call', network)
   try:
     parameters = inspect.signature(function).parameters
@@ -172,18 +175,18 @@ def _arguments(network):
 
 
 class _KerasVariables(collections.abc.Sequence):
-  """The variables of a Keras network, as they are when asked for.
+  """The current variables of a Keras network.
 
-  Keras 3 layers are not `tf.Module`s: `tf.Module` finds their variables here.
+  `tf.Module` finds them here, because Keras 3 layers are not `tf.Module`s.
   """
 
   def __init__(self, network: Any):
     self._network = network
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._variables())
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: Any) -> Any:
     return self._variables()[index]
 
   def _variables(self) -> Sequence[tf.Variable]:
@@ -192,8 +195,8 @@ class _KerasVariables(collections.abc.Sequence):
     return [_synced(v) for v in getattr(self._network, 'variables', ())]
 
 
-def _synced(variable):
-  """Returns the `tf.Variable` of a Keras variable, frozen if that is."""
+def _synced(variable: Any) -> tf.Variable:
+  """Returns the `tf.Variable` of a Keras variable, with its `trainable`."""
   value = getattr(variable, 'value', variable)
   if value.trainable != variable.trainable:
     for component in _components(value):
@@ -201,6 +204,6 @@ def _synced(variable):
   return value
 
 
-def _components(variable):
-  """The variables of all replicas that a `tf.Variable` is made of."""
+def _components(variable: tf.Variable) -> Sequence[tf.Variable]:
+  """Returns the variables of all replicas of a `tf.Variable`."""
   return getattr(variable, 'values', [variable])

@@ -1,6 +1,8 @@
 """FactorOut: the recursion of the multi-scale architecture."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -15,35 +17,36 @@ __all__ = ['FactorOut']
 
 
 class FactorOut(flow_bijector.FlowBijector):
-  """Makes half of the channels latent, transforms the other half further.
+  """Factors out half of the channels (eq. 14 to 16 of the paper).
 
-  Eq. 14 to 16 of the paper. With `h, z = split(x)`, the halves of the channels:
+  The other half goes through `bijector`. With `h, z = split(x)`:
 
   - Forward:  `y = merge(bijector.forward(h), z)`
   - Inverse:  `x = merge(bijector.inverse(h), z)`
   - Log-det: that of `bijector`
 
-  Event shape `[..., C]`, of the rank that `bijector` works on; `C` is even.
+  The event shape is `[..., C]` with even `C`.
   """
 
   def __init__(
     self,
-    bijector,
-    validate_args=False,
-    dtype=tf.float32,
-    name='factor_out',
+    bijector: tfb.Bijector,
+    validate_args: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str = 'factor_out',
   ):
     """Initializes FactorOut.
 
     Args:
-      bijector: `tfb.Bijector` on events `[..., C / 2]`, what comes after the
-        factoring out; it keeps their shape.
+      bijector: `tfb.Bijector` for the first half of the channels, on events
+        `[..., C / 2]`. It must keep their shape.
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
     Raises:
-      TypeError: If `bijector` is no `tfb.Bijector`.
+      TypeError: If `bijector` is not a `tfb.Bijector`, or contains flows that
+        `training` and `condition` cannot reach.
     """
     parameters = dict(locals())
     if not isinstance(bijector, tfb.Bijector):
@@ -62,19 +65,19 @@ class FactorOut(flow_bijector.FlowBijector):
       )
 
   @property
-  def bijector(self):
-    """What comes after the factoring out, on half of the channels."""
+  def bijector(self) -> tfb.Bijector:
+    """The bijector for the first half of the channels."""
     return self._bijector
 
-  def split(self, x):
-    """Returns the half that goes on, and the half that is latent.
+  def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Splits the channels in half.
 
     Args:
       x: `[..., C]`.
 
     Returns:
-      onward: `[..., C / 2]`, the first half of the channels.
-      latent: `[..., C / 2]`, the second half.
+      onward: The first half, for `bijector`, `[..., C / 2]`.
+      latent: The second half, `[..., C / 2]`.
 
     Raises:
       ValueError: If `C` is odd.
@@ -82,8 +85,19 @@ class FactorOut(flow_bijector.FlowBijector):
     self._shape_after(x.shape, 'forward')
     return tf.split(x, 2, axis=-1)
 
-  def merge(self, onward, latent):
-    """Undoes `split`."""
+  def merge(self, onward: Any, latent: Any) -> tf.Tensor:
+    """Inverts `split`.
+
+    Args:
+      onward: `[..., C / 2]`.
+      latent: `[..., C / 2]`.
+
+    Returns:
+      `[..., C]`.
+
+    Raises:
+      ValueError: If the shapes are different.
+    """
     onward = util.to_tensor(onward, self.dtype, 'onward')
     latent = util.to_tensor(latent, self.dtype, 'latent')
     if not onward.shape.is_compatible_with(latent.shape):
@@ -93,21 +107,28 @@ class FactorOut(flow_bijector.FlowBijector):
       )
     return tf.concat([onward, latent], axis=-1)
 
-  def _forward_and_log_det(self, x, **kwargs):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, **kwargs: Any
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     onward, latent = self.split(x)
     onward, fldj = composition.forward_and_log_det(
       self._bijector, onward, self.forward_min_event_ndims, **kwargs
     )
     return self.merge(onward, latent), fldj
 
-  def _inverse_and_log_det(self, y, **kwargs):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, **kwargs: Any
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     onward, latent = self.split(y)
     onward, ildj = composition.inverse_and_log_det(
       self._bijector, onward, self.forward_min_event_ndims, **kwargs
     )
     return self.merge(onward, latent), ildj
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
+    del direction
     channels = shape[-1]
     if channels is not None and channels % 2:
       raise ValueError(
@@ -120,11 +141,11 @@ class FactorOut(flow_bijector.FlowBijector):
 def split_scales(
   bijectors: Sequence[tfb.Bijector], z: tf.Tensor
 ) -> list[tf.Tensor]:
-  """Takes latents apart by scale.
+  """Splits latents by scale.
 
   Args:
     bijectors: Components of a chain, in data -> latent order.
-    z: Latents, of the shape of the data.
+    z: Latents in the shape of the data.
 
   Returns:
     List with the latents of each scale, finest first.
@@ -141,19 +162,22 @@ def split_scales(
 def merge_scales(
   bijectors: Sequence[tfb.Bijector], latents: Sequence[tf.Tensor]
 ) -> tf.Tensor:
-  """Undoes `split_scales`.
+  """Inverts `split_scales`.
 
   Args:
     bijectors: Components of a chain, in data -> latent order.
     latents: List with the latents of each scale, finest first.
 
+  Returns:
+    Latents in the shape of the data.
+
   Raises:
-    ValueError: If there are not as many latents as scales.
+    ValueError: If the number of latents is not the number of scales.
   """
   scales = list(_factor_outs(bijectors))
   if len(latents) != len(scales) + 1:
     raise ValueError(
-      f'`latents` must have {len(scales) + 1} elements, one for each scale; '
+      f'`latents` must have {len(scales) + 1} elements, one for each scale, '
       f'got {len(latents)}.'
     )
   *latents, z = latents
@@ -164,8 +188,10 @@ def merge_scales(
   return z
 
 
-def _factor_outs(bijectors):
-  """Yields each `FactorOut`, outermost first, and what stands after it."""
+def _factor_outs(
+  bijectors: Sequence[tfb.Bijector],
+) -> Iterator[tuple[FactorOut, Sequence[tfb.Bijector]]]:
+  """Yields each `FactorOut`, outermost first, and the components after it."""
   for i, bijector in enumerate(bijectors):
     if isinstance(bijector, FactorOut):
       yield bijector, bijectors[i + 1 :]

@@ -1,7 +1,8 @@
-"""FlowBijector: the contract that all bijectors of the library keep."""
+"""FlowBijector: the base class of all bijectors of the library."""
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp import util
@@ -13,50 +14,52 @@ __all__ = ['FlowBijector']
 class FlowBijector(one_pass.OnePassBijector):
   """A bijector that computes its value and its log-det in one pass.
 
-  A subclass implements
+  Subclasses implement
 
   - `_forward_and_log_det(x, training, condition) -> (y, fldj)` and
   - `_inverse_and_log_det(y, training, condition) -> (x, ildj)`,
 
-  the log-det at the bijector's minimum number of event dimensions, of shape
-  `x.shape[:-forward_min_event_ndims]`. TFP's `forward`, `inverse` and their
-  log-dets are derived from these; because each pass puts its log-det into TFP's
-  cache, `log_prob`, `sample` and `experimental_sample_and_log_prob` of a
-  `tfd.TransformedDistribution` run every network once, inside `tfb.Chain` too.
+  where the log-det has shape `x.shape[:-forward_min_event_ndims]`. TFP's
+  `forward`, `inverse` and their log-dets are derived from these two methods.
+  Each pass stores its log-det in TFP's cache. The methods `log_prob`, `sample`
+  and `experimental_sample_and_log_prob` of a `tfd.TransformedDistribution`
+  therefore run each network once, also inside `tfb.Chain`.
 
   All methods take two keyword arguments:
 
-  - `training`: Python `bool`. In the data -> latent direction, batch
-    normalization uses (and the log-det accounts for) batch statistics, and each
-    moving average moves once per call. An error in the other direction.
-  - `condition`: `[..., K]`, what a conditional flow depends on. Its leading
-    dimensions broadcast against the batch dimensions of the event. An error if
-    the bijector takes none.
+  - `training`: Python `bool`. If True, batch normalization uses batch
+    statistics, the log-det accounts for them, and each moving average is
+    updated once per call. Only the data -> latent direction accepts True.
+  - `condition`: Input of a conditional flow, `[..., K]`. Its leading dimensions
+    broadcast against the batch dimensions of the event. It is an error to pass
+    a condition to a bijector that does not use it.
 
-  As for every TFP bijector, a result is cached for as long as it is alive, and
-  the same tensor with a condition of the same value gets the same result. So
-  the gradient of `log_prob(x)` with respect to a sample `x` is `None`: the
-  cache has the latent that `x` was made of. Ask for that of `tf.identity(x)`.
-  A call with `training=True` is always computed, and so is one with a
-  `tf.Variable` as condition.
+  As in all TFP bijectors, a result is cached for as long as it is alive: the
+  same input tensor with an equal condition returns the same result. The
+  gradient of `log_prob(x)` with respect to a sample `x` is therefore `None`,
+  because the cache returns the latent that `x` was computed from. Use
+  `tf.identity(x)` instead. Calls with `training=True`, or with a `tf.Variable`
+  as condition, are always computed.
   """
 
-  # What results depend on, beside the event. A bijector that ignores one of the
-  # two leaves it out: to pass it a condition is then an error.
+  # The arguments that results depend on. A subclass that does not use
+  # `condition` leaves it out, and then refuses conditions.
   _takes = frozenset(['training', 'condition'])
 
-  def _shape_after(self, shape, direction):
-    """Returns the shape of what a pass in `direction` makes of `shape`.
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
+    """Returns the shape of the output for an input of shape `shape`.
 
-    A subclass overrides it to check shapes, or if it changes them.
+    Subclasses override this to check shapes, or if they change shapes.
 
     Args:
-      shape: `tf.TensorShape`, of at least `forward_min_event_ndims` dimensions;
-        those before the event are batch.
+      shape: Shape of the input, of rank at least `forward_min_event_ndims`.
+        Dimensions before the event are batch dimensions.
       direction: 'forward' or 'inverse'.
 
     Raises:
-      ValueError: If events cannot have this shape.
+      ValueError: If the bijector does not support this shape.
     """
     del direction
     return shape
@@ -75,8 +78,8 @@ class FlowBijector(one_pass.OnePassBijector):
       x: `Tensor` of the bijector's dtype.
       training: See the class docstring.
       condition: See the class docstring.
-      event_ndims: How many rightmost dimensions are one event. At least, and by
-        default, `forward_min_event_ndims`.
+      event_ndims: Number of rightmost dimensions that form an event. Defaults
+        to `forward_min_event_ndims`, and must not be smaller.
       name: Name of the op.
 
     Returns:
@@ -101,8 +104,14 @@ class FlowBijector(one_pass.OnePassBijector):
     )
 
   def _value_and_log_det(
-    self, direction, value, training, condition, event_ndims, name
-  ):
+    self,
+    direction: str,
+    value: Any,
+    training: bool,
+    condition: Any,
+    event_ndims: int | None,
+    name: str,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     with self._name_and_control_scope(name):
       value, kwargs = self._checked(
         value, direction, training=training, condition=condition
@@ -114,13 +123,15 @@ class FlowBijector(one_pass.OnePassBijector):
       min_ndims = self.forward_min_event_ndims
       return result, _sum_over_event(log_det, event_ndims, min_ndims)
 
-  def _forward_event_shape(self, shape):
+  def _forward_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
     return self._checked_shape_after(shape, 'forward')
 
-  def _inverse_event_shape(self, shape):
+  def _inverse_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
     return self._checked_shape_after(shape, 'inverse')
 
-  def _checked_shape_after(self, shape, direction, name='shape'):
+  def _checked_shape_after(
+    self, shape: tf.TensorShape, direction: str, name: str = 'shape'
+  ) -> tf.TensorShape:
     if shape.rank is None:
       return shape
     ndims = self.forward_min_event_ndims
@@ -131,15 +142,21 @@ class FlowBijector(one_pass.OnePassBijector):
       )
     return self._shape_after(shape, direction)
 
-  def _checked(self, value, direction, training=False, condition=None):
+  def _checked(
+    self,
+    value: Any,
+    direction: str,
+    training: bool = False,
+    condition: Any = None,
+  ) -> tuple[tf.Tensor, dict[str, Any]]:
     name = {'forward': 'x', 'inverse': 'y'}[direction]
     if hasattr(value, 'dtype') and self.dtype is not None:
       dtype = tf.as_dtype(value.dtype)
       if dtype != self.dtype:
         raise TypeError(
           f'`{name}` must have dtype {self.dtype.name}, got {dtype.name} of '
-          f'shape {value.shape}. Cast it first; integer pixels also need '
-          'uniform noise on [0, 1) added to them.'
+          f'shape {value.shape}. Cast it first, and add uniform noise on '
+          '[0, 1) to integer pixels.'
         )
     value = util.to_tensor(value, self.dtype, name)
     if value.shape.rank is None:
@@ -152,7 +169,9 @@ class FlowBijector(one_pass.OnePassBijector):
       kwargs['condition'] = self._checked_condition(condition, training)
     return value, kwargs
 
-  def _checked_condition(self, condition, training):
+  def _checked_condition(
+    self, condition: Any, training: bool
+  ) -> tf.Tensor | np.ndarray:
     if 'condition' not in self._takes:
       shape = getattr(condition, 'shape', condition)
       raise ValueError(
@@ -160,13 +179,15 @@ class FlowBijector(one_pass.OnePassBijector):
       )
     if training and isinstance(condition, tf.Variable):
       raise TypeError(
-        '`condition` must be a tensor or an array where `training` is True, '
-        f'got {condition!r}: read it first, with `tf.convert_to_tensor`.'
+        '`condition` must be a tensor or an array if `training` is True, got '
+        f'{condition!r}. Use `tf.convert_to_tensor`.'
       )
     return one_pass.snapshot(condition)
 
 
-def _sum_over_event(log_det, event_ndims, min_event_ndims):
+def _sum_over_event(
+  log_det: tf.Tensor, event_ndims: int | None, min_event_ndims: int
+) -> tf.Tensor:
   if event_ndims is None:
     return log_det
   extra = util.check_int(event_ndims, 'event_ndims', min_event_ndims)
@@ -174,7 +195,7 @@ def _sum_over_event(log_det, event_ndims, min_event_ndims):
   if extra > log_det.shape.rank:
     raise ValueError(
       f'`event_ndims` must be at most {log_det.shape.rank + min_event_ndims}, '
-      f'the number of dimensions; got {event_ndims}.'
+      f'the rank of the input, got {event_ndims}.'
     )
   if extra == 0:
     return log_det

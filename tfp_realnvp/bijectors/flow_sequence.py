@@ -1,6 +1,9 @@
-"""FlowSequence: bijectors one after another."""
+"""FlowSequence: applies bijectors one after another."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -15,10 +18,10 @@ __all__ = ['FlowSequence']
 
 
 class FlowSequence(flow_bijector.FlowBijector):
-  """Applies bijectors one after another, in the order of the list.
+  """Applies bijectors one after another, the first one first.
 
-  `forward` is data -> latent, as of every component: the first bijector is
-  applied first. (`tfb.Chain` applies its last bijector first.)
+  `forward` is data -> latent, as for the other components of a flow. In
+  contrast, `tfb.Chain` applies its last bijector first.
   """
 
   def __init__(
@@ -32,16 +35,16 @@ class FlowSequence(flow_bijector.FlowBijector):
     """Initializes FlowSequence.
 
     Args:
-      bijectors: List of `tfb.Bijector`s.
-      event_ndims: `int`, rank of one event.
+      bijectors: List of `tfb.Bijector`s that keep the rank of an event.
+      event_ndims: Rank of an event.
       validate_args: Python `bool`.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
     Raises:
-      TypeError: If `bijectors` is empty, holds something else, or holds flows
-        that `training` and `condition` cannot reach.
-      ValueError: If `event_ndims` is negative or not an int, or a bijector
+      TypeError: If `bijectors` is not a non-empty list of bijectors, or if it
+        contains flows that `training` and `condition` cannot reach.
+      ValueError: If `event_ndims` is not an int of at least 0, or a bijector
         changes the rank of an event.
     """
     parameters = dict(locals())
@@ -77,12 +80,16 @@ class FlowSequence(flow_bijector.FlowBijector):
     """The bijectors, in data -> latent order."""
     return list(self._bijectors)
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     return self._apply(
       composition.forward_and_log_det, self._bijectors, x, training, condition
     )
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     return self._apply(
       composition.inverse_and_log_det,
       reversed(self._bijectors),
@@ -91,7 +98,14 @@ class FlowSequence(flow_bijector.FlowBijector):
       condition,
     )
 
-  def _apply(self, value_and_log_det, bijectors, value, training, condition):
+  def _apply(
+    self,
+    value_and_log_det: Callable,
+    bijectors: Iterable[tfb.Bijector],
+    value: tf.Tensor,
+    training: bool,
+    condition: Any,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     total = 0.0
     for bijector in bijectors:
       value, log_det = value_and_log_det(
@@ -104,17 +118,19 @@ class FlowSequence(flow_bijector.FlowBijector):
       total += log_det
     return value, total
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
     for bijector in self._bijectors[:: 1 if direction == 'forward' else -1]:
       shape = getattr(bijector, f'{direction}_event_shape')(shape)
     return shape
 
-  def _forward_event_shape_tensor(self, shape):
+  def _forward_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     for bijector in self._bijectors:
       shape = bijector.forward_event_shape_tensor(shape)
     return shape
 
-  def _inverse_event_shape_tensor(self, shape):
+  def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     for bijector in reversed(self._bijectors):
       shape = bijector.inverse_event_shape_tensor(shape)
     return shape

@@ -1,7 +1,8 @@
-"""LogitTransform: from pixels to the real line."""
+"""LogitTransform: maps pixels to the real line."""
 
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,36 +15,37 @@ __all__ = ['LogitTransform']
 
 
 class LogitTransform(flow_bijector.FlowBijector):
-  """Takes pixels on `[0, num_levels)` to the real line (section 4.1).
+  """Maps pixels on `[0, num_levels)` to the real line (section 4.1).
 
   - Forward:  `y = logit(p)`, with `p = alpha + (1 - 2 alpha) x / num_levels`
   - Inverse:  `x = num_levels (sigmoid(y) - alpha) / (1 - 2 alpha)`
-  - Log-det:  `log(1 - 2 alpha) - log(num_levels) - log(p) - log(1 - p)`, of
-    each element
+  - Forward log-det of each element:
+    `log(1 - 2 alpha) - log(num_levels) - log(p) - log(1 - p)`
 
-  The paper prints `p = alpha + (1 - alpha) x / 256`, which is infinite at the
-  top; its authors' code, and this, map onto `[alpha, 1 - alpha]`. A latent far
-  out is taken slightly beyond `[0, num_levels)`, never farther than
-  `alpha / (1 - 2 alpha) num_levels` on either side. Pixels are dense there:
-  what a latent beyond 30 (float32: 10) loses by rounding cannot be got back.
+  The paper prints `p = alpha + (1 - alpha) x / 256`, whose logit is infinite at
+  the top. The authors' code and this bijector use `p` on `[alpha, 1 - alpha]`.
+
+  The inverse of a large `y` is outside `[0, num_levels)`, by at most
+  `alpha / (1 - 2 alpha) num_levels`. If `|y|` is above 30 (float32: 10), `y`
+  cannot be recovered from its pixel, because `sigmoid` saturates.
   """
 
   _takes = frozenset()
 
   def __init__(
     self,
-    num_levels=256,
-    alpha=0.05,
-    validate_args=False,
-    dtype=tf.float32,
-    name='logit_transform',
+    num_levels: int = 256,
+    alpha: float = 0.05,
+    validate_args: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str = 'logit_transform',
   ):
     """Initializes LogitTransform.
 
     Args:
-      num_levels: `int`, how many values a pixel can take; 256 for 8 bits.
-      alpha: `float` in (0, 0.5), distance kept from 0 and 1; more than the
-        rounding of `dtype`.
+      num_levels: Number of values a pixel can take; 256 for 8 bits.
+      alpha: Distance of `p` from 0 and 1, in (0, 0.5). It must be larger than
+        the rounding errors of `dtype`.
       validate_args: Python `bool`, whether `forward` raises
         `InvalidArgumentError` for elements that are NaN or outside
         `[0, num_levels)`.
@@ -51,8 +53,8 @@ class LogitTransform(flow_bijector.FlowBijector):
       name: Name of the bijector.
 
     Raises:
-      ValueError: If `num_levels` or `alpha` is out of range, or there are more
-        levels than `dtype` can hold.
+      ValueError: If `num_levels` or `alpha` is out of range, also for the
+        precision of `dtype`.
     """
     parameters = dict(locals())
     num_levels = util.check_int(num_levels, 'num_levels')
@@ -63,8 +65,8 @@ class LogitTransform(flow_bijector.FlowBijector):
       pixels.check_num_levels(num_levels, tf.as_dtype(dtype))
     if dtype is not None and alpha < _rounding(tf.as_dtype(dtype)):
       raise ValueError(
-        f'`alpha` must be at least {_rounding(tf.as_dtype(dtype)):.1g}, which '
-        f'{tf.as_dtype(dtype).name} can tell from 0; got {alpha!r}.'
+        f'`alpha` must be at least {_rounding(tf.as_dtype(dtype)):.1g} in '
+        f'{tf.as_dtype(dtype).name}, got {alpha!r}.'
       )
     with tf.name_scope(name) as name:
       self._num_levels = num_levels
@@ -78,30 +80,34 @@ class LogitTransform(flow_bijector.FlowBijector):
       )
 
   @property
-  def num_levels(self):
-    """How many values a pixel can take."""
+  def num_levels(self) -> int:
+    """Number of values a pixel can take."""
     return self._num_levels
 
   @property
-  def alpha(self):
-    """Distance kept from 0 and 1."""
+  def alpha(self) -> float:
+    """Distance of `p` from 0 and 1."""
     return self._alpha
 
   @classmethod
-  def _is_increasing(cls):
+  def _is_increasing(cls) -> bool:
     return True
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del training, condition
     if self.validate_args:
       x = pixels.assert_on_range(x, self._num_levels)
     slope = (1 - 2 * self._alpha) / self._num_levels
     log_p = _log(self._alpha + slope * x)
-    # Of 1 - p, without the rounding of p that is near 1.
+    # Computing `1 - p` from `x` avoids the rounding error of `p` near 1.
     log_1mp = _log(self._alpha + slope * (self._num_levels - x))
     return log_p - log_1mp, math.log(slope) - log_p - log_1mp
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del training, condition
     slope = (1 - 2 * self._alpha) / self._num_levels
     x = (tf.sigmoid(y) - self._alpha) / slope
@@ -109,12 +115,12 @@ class LogitTransform(flow_bijector.FlowBijector):
     return x, ildj
 
 
-def _log(p):
-  """log(p), finite where only rounding has made `p` zero or negative."""
+def _log(p: tf.Tensor) -> tf.Tensor:
+  """Returns `log(p)`, finite where rounding made `p` zero or negative."""
   rounding = _rounding(p.dtype)
   return tf.math.log(tf.where(tf.abs(p) < rounding, rounding, p))
 
 
-def _rounding(dtype):
+def _rounding(dtype: tf.DType) -> np.number:
   one = dtype.as_numpy_dtype(1)
   return 4 * (np.nextafter(one, 2 * one) - one)

@@ -1,4 +1,7 @@
-"""Squeeze: trades space for channels."""
+"""Squeeze: turns blocks of pixels into channels."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,13 +18,13 @@ class Squeeze(flow_bijector.FlowBijector):
   - Inverse: `[..., H, W, b^2 C] -> [..., b H, b W, C]`
   - Log-det: 0
 
-  With the pixel of a block at row `dy`, column `dx`:
+  where `b` is the block size. For the pixel `(dy, dx)` of a block:
 
-  - in ordinary order, output channel `b^2 c + b dy + dx` holds channel `c` of
-    that pixel;
-  - in checkerboard order, the pixels with even `dy + dx` come first, each with
-    all its channels: for `b = 2`, `(0, 0), (1, 1), (0, 1), (1, 0)`. The first
-    half of the channels then is one colour of the checkerboard.
+  - In ordinary order, output channel `b^2 c + b dy + dx` is channel `c` of that
+    pixel.
+  - In checkerboard order, the pixels with even `dy + dx` come first, each with
+    all its channels. For `b = 2` the order is `(0, 0), (1, 1), (0, 1), (1, 0)`:
+    the first half of the channels is one color of the checkerboard.
 
   #### Examples
 
@@ -36,24 +39,25 @@ class Squeeze(flow_bijector.FlowBijector):
 
   def __init__(
     self,
-    block_size=2,
-    order='ordinary',
-    validate_args=False,
-    dtype=tf.float32,
-    name='squeeze',
+    block_size: int = 2,
+    order: str = 'ordinary',
+    validate_args: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str = 'squeeze',
   ):
     """Initializes Squeeze.
 
     Args:
-      block_size: `int` >= 1, the side `b` of a block.
+      block_size: Side `b` of a block, in pixels.
       order: 'ordinary' or 'checkerboard', see the class docstring.
-      validate_args: Python `bool`, whether to check sizes at run time. Those
-        known when the graph is built are always checked.
+      validate_args: Python `bool`, whether to check sizes at run time. Static
+        sizes are always checked.
       dtype: Dtype of the events.
       name: Name of the bijector.
 
     Raises:
-      ValueError: If `block_size` or `order` is none of those.
+      ValueError: If `block_size` is not an int of at least 1, or `order` is not
+        one of the two.
     """
     parameters = dict(locals())
     block_size = util.check_int(block_size, 'block_size')
@@ -64,7 +68,7 @@ class Squeeze(flow_bijector.FlowBijector):
     with tf.name_scope(name) as name:
       self._block_size = block_size
       self._order = order
-      # The pixels of a block, counted row by row, as the channels take them.
+      # Pixels of a block, numbered row by row, in the order of the channels.
       pixels = range(block_size**2)
       self._pixel_order = sorted(
         pixels, key=lambda k: (k // block_size + k % block_size) % 2
@@ -80,20 +84,22 @@ class Squeeze(flow_bijector.FlowBijector):
       )
 
   @property
-  def block_size(self):
-    """The side of a block, in pixels."""
+  def block_size(self) -> int:
+    """Side of a block, in pixels."""
     return self._block_size
 
   @property
-  def order(self):
+  def order(self) -> str:
     """'ordinary' or 'checkerboard'."""
     return self._order
 
   @property
-  def _is_permutation(self):
+  def _is_permutation(self) -> bool:
     return True
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del training, condition
     b = self._block_size
     *batch, height, width, channels = util.dims(x)
@@ -109,7 +115,9 @@ class Squeeze(flow_bijector.FlowBijector):
     y = tf.reshape(y, batch + [height, width, b**2 * channels])
     return y, tf.zeros(batch, x.dtype)
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     del training, condition
     b = self._block_size
     *batch, height, width, channels = util.dims(y)
@@ -125,7 +133,9 @@ class Squeeze(flow_bijector.FlowBijector):
     x = tf.reshape(x, batch + [height * b, width * b, channels])
     return x, tf.zeros(batch, y.dtype)
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
     *batch, height, width, channels = shape
     b = self._block_size
     if direction == 'inverse':
@@ -149,17 +159,19 @@ class Squeeze(flow_bijector.FlowBijector):
       + [_scale(channels, b**2, 1)]
     )
 
-  def _forward_event_shape_tensor(self, shape):
+  def _forward_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     b = self._block_size
     sides, channels = shape[-3:-1] // b, shape[-1:] * b**2
     return tf.concat([shape[:-3], sides, channels], axis=0)
 
-  def _inverse_event_shape_tensor(self, shape):
+  def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     b = self._block_size
     sides, channels = shape[-3:-1] * b, shape[-1:] // b**2
     return tf.concat([shape[:-3], sides, channels], axis=0)
 
-  def _runtime_checks(self, height, width):
+  def _runtime_checks(
+    self, height: int | tf.Tensor, width: int | tf.Tensor
+  ) -> list[tf.Operation]:
     if not self.validate_args:
       return []
     return [
@@ -174,11 +186,11 @@ class Squeeze(flow_bijector.FlowBijector):
     ]
 
 
-def _scale(size, numerator, denominator):
+def _scale(size: int | None, numerator: int, denominator: int) -> int | None:
   return None if size is None else size * numerator // denominator
 
 
-def _transpose(x, order):
+def _transpose(x: tf.Tensor, order: Sequence[int]) -> tf.Tensor:
   """Transposes the last five dimensions."""
   batch_ndims = x.shape.rank - 5
   return tf.transpose(
