@@ -1,14 +1,18 @@
 """Checks the models that examples share."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tests import program_testing
 import tfp_realnvp
 from tfp_realnvp.paper import experiment
+
+tfd = tfp.distributions
 
 _SMALL = {'num_blocks': 1, 'hidden_channels': 2}
 
@@ -20,6 +24,39 @@ def test_flags_change_the_preset():
   assert distribution.event_shape == (32, 32, 3)
   folder, _ = program_testing.build('folder', image_size=16, **_SMALL)
   assert len(folder.bijector.split_latents(tf.zeros([16, 16, 3]))) == 3
+
+
+def _networks(spec):
+  return lambda x: tf.zeros([*x.shape[:-1], 2 * spec.out_channels])
+
+
+def test_vary_replaces_only_what_changes():
+  # A function is not a dataclass whose fields could be replaced.
+  preset = dataclasses.replace(
+    tfp_realnvp.preset('digits'), networks=_networks, batch_norm=None
+  )
+  varied = experiment.vary(preset, num_scales=1, num_blocks=None)
+  assert varied == dataclasses.replace(preset, num_scales=1)
+  distribution = experiment.build_distribution(varied)
+  assert distribution.log_prob(tf.ones([2, 8, 8, 1])).shape == (2,)
+  preset = tfp_realnvp.preset('digits')
+  varied = experiment.vary(preset, lagged_batch_norm=False)
+  assert varied.networks is preset.networks
+  assert varied.batch_norm == tfp_realnvp.BatchNormOptions(lagged=False)
+
+
+@pytest.mark.parametrize('prior', ['standard', 'learned'])
+def test_one_distribution_is_built(prior, monkeypatch):
+  built = []
+  build = tfd.TransformedDistribution
+
+  def count(*args, **kwargs):
+    built.append(build(*args, **kwargs))
+    return built[-1]
+
+  monkeypatch.setattr(tfd, 'TransformedDistribution', count)
+  distribution, _ = program_testing.build('digits', prior=prior, **_SMALL)
+  assert [id(d) for d in built] == [id(distribution)]
 
 
 @pytest.mark.parametrize('num_scales', [1, 2, 3])

@@ -1,6 +1,7 @@
-"""The data sets of the paper, digits, and folders of images."""
+"""Loads the data sets of the paper, digits, and folders of images."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -15,21 +16,25 @@ from tfp_realnvp.paper import presets
 
 __all__ = ['Data', 'load', 'prepare_image']
 
-# Images are shuffled within so many, which are in memory before they are
-# decoded.
+# Images are shuffled in windows of this size, which are held in memory as
+# encoded images.
 _SHUFFLE_WINDOW = 50_000
+
+
+# Training and test elements, and the function that reads the image of one.
+_Loaded = tuple[tf.data.Dataset, tf.data.Dataset, Callable[[Any], tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Images of a data set, prepared as its preset says.
+  """A data set with the preprocessing of its preset.
 
   Attributes:
-    preset: `Preset`.
-    train: Finite `tf.data.Dataset` of what `decode` takes.
-    test: The same of held-out images.
-    decode: Function from an element of these to a uint8 image `[H, W, C]` of
-      any size, and its condition, float32 `[K]`, or `None`.
+    preset: `Preset` of the data set.
+    train: Finite `tf.data.Dataset` of encoded training images.
+    test: Finite `tf.data.Dataset` of encoded held-out images.
+    decode: Function from an element of `train` or `test` to a uint8 image
+      `[H, W, C]` of any size and its condition, float32 `[K]` or `None`.
   """
 
   preset: presets.Preset
@@ -40,19 +45,19 @@ class Data:
   def training_batches(
     self, batch_size: int, seed: int, start: int = 0
   ) -> tf.data.Dataset:
-    """Returns endless shuffled batches, augmented as the preset says.
+    """Returns infinitely many shuffled and augmented batches.
 
-    Order, crops and flips follow from the seed and the step alone: batches from
-    step `start` on are those that a run from step 0 sees there.
+    Order, crops and flips depend on the seed and the step only. A run that
+    resumes at step `start` gets the same batches as one that started at 0.
 
     Args:
-      batch_size: Images of a batch.
+      batch_size: Number of images in a batch.
       seed: `int`.
       start: Step of the first batch.
 
     Returns:
-      `tf.data.Dataset` of uint8 images `[batch_size, H, W, C]`, or of pairs
-      with their conditions `[batch_size, K]`.
+      `tf.data.Dataset` of uint8 images `[batch_size, H, W, C]`, or of pairs of
+      images and conditions `[batch_size, K]`.
     """
     first = start * batch_size
     epoch, done = divmod(first, self.num_train)
@@ -63,7 +68,7 @@ class Data:
       .enumerate(first)
     )
 
-    def prepare(index, element):
+    def prepare(index: tf.Tensor, element: Any) -> Any:
       return self._prepare(element, tf.stack([seed, index]))
 
     return (
@@ -80,11 +85,11 @@ class Data:
 
     Args:
       split: 'train' or 'test'.
-      batch_size: Images of a batch; the last may have fewer.
-      limit: `int`, how many images at most; -1 for all.
+      batch_size: Number of images in a batch. The last batch may have fewer.
+      limit: Largest number of images, or -1 for all.
 
     Returns:
-      `tf.data.Dataset` like that of `training_batches`.
+      `tf.data.Dataset` of the same elements as that of `training_batches`.
     """
     return (
       getattr(self, split)
@@ -98,7 +103,7 @@ class Data:
   def arrays(
     self, split: str = 'test', limit: int = -1
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images, and conditions or `None`, of `batches`, as arrays."""
+    """Returns the images of a split, and their conditions or `None`."""
     batches = list(self.batches(split, limit=limit).as_numpy_iterator())
     if not isinstance(batches[0], tuple):
       return np.concatenate(batches), None
@@ -106,15 +111,15 @@ class Data:
 
   @property
   def num_train(self) -> int:
-    """How many images there are to train on."""
+    """Number of training images."""
     return int(self.train.cardinality())
 
   @property
   def num_test(self) -> int:
-    """How many images are held out."""
+    """Number of held-out images."""
     return int(self.test.cardinality())
 
-  def _prepare(self, element, seed=None):
+  def _prepare(self, element: Any, seed: tf.Tensor | None = None) -> Any:
     image, condition = self.decode(element)
     image = prepare_image(image, self.preset, seed)
     return image if condition is None else (image, condition)
@@ -126,16 +131,16 @@ def load(
   data_dir: str | None = None,
   conditional: bool = False,
 ) -> Data:
-  """Returns the `Data` of a data set.
+  """Loads a data set.
 
   Args:
     preset: `Preset` of the data set.
-    name: Its name; see `preset`.
-    data_dir: Where TFDS keeps its data; for 'folder', the folder.
-    conditional: Whether images come with conditions.
+    name: Name of the data set, see `presets.preset`.
+    data_dir: Directory of TFDS, or the folder of images for 'folder'.
+    conditional: Whether to return conditions with the images.
 
   Raises:
-    SystemExit: If the data are not there, or not usable.
+    SystemExit: If the data cannot be found or read.
   """
   if conditional and preset.condition_feature is None:
     raise SystemExit(
@@ -148,7 +153,7 @@ def load(
   else:
     train, test, read = _load_tfds(preset, data_dir, conditional)
 
-  def decode(element):
+  def decode(element: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
     image = read(element)
     return image, _condition(element, preset) if conditional else None
 
@@ -158,13 +163,13 @@ def load(
 def prepare_image(
   image: tf.Tensor, preset: presets.Preset, seed: Any = None
 ) -> tf.Tensor:
-  """Crops, resizes and flips an image, as the preset says.
+  """Applies the preprocessing of a preset to an image.
 
   Args:
     image: uint8 `[H, W, C]`.
     preset: `Preset`.
-    seed: Stateless seed, of the crop and the flip; `None` for the central crop
-      and no flip, as in evaluation.
+    seed: Stateless seed of the crop and the flip in training. `None` for the
+      central crop and no flip, as in evaluation.
 
   Returns:
     uint8 image of shape `preset.image_shape`.
@@ -183,24 +188,26 @@ def prepare_image(
   return tf.ensure_shape(image, preset.image_shape)
 
 
-def _center_crop(image, size):
+def _center_crop(image: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
   (height, width), shape = size, tf.shape(image)
   top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
   return tf.image.crop_to_bounding_box(image, top, left, height, width)
 
 
-def _resize(image, smallest_side):
-  """Resizes until the smaller side has so many pixels, without aliasing."""
+def _resize(image: tf.Tensor, smallest_side: int) -> tf.Tensor:
+  """Resizes so that the smaller side is `smallest_side`, with antialiasing."""
   sides = tf.cast(tf.shape(image)[:2], tf.float32)
   sides = tf.round(sides * smallest_side / tf.reduce_min(sides))
   image = tf.image.resize(image, tf.cast(sides, tf.int32), antialias=True)
   return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
 
 
-def _shuffled(dataset, seed, epoch):
-  """Returns a data set in an order that follows from seed and epoch."""
+def _shuffled(
+  dataset: tf.data.Dataset, seed: int, epoch: tf.Tensor
+) -> tf.data.Dataset:
+  """Shuffles a data set; the order depends on seed and epoch only."""
 
-  def shuffle(number, window):
+  def shuffle(number: tf.Tensor, window: Any) -> Any:
     window_seed = tf.random.fold_in(tf.stack([seed, epoch]), number)
     size = tf.shape(tf.nest.flatten(window)[0])[0]
     order = tf.random.experimental.stateless_shuffle(
@@ -212,8 +219,8 @@ def _shuffled(dataset, seed, epoch):
   return windows.map(shuffle).prefetch(1).unbatch()
 
 
-def _options():
-  """Each worker prepares all batches and keeps its own part."""
+def _options() -> tf.data.Options:
+  """Returns options with which each worker keeps its part of every batch."""
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = (
     tf.data.experimental.AutoShardPolicy.DATA
@@ -221,18 +228,18 @@ def _options():
   return options
 
 
-def _condition(element, preset):
+def _condition(element: Any, preset: presets.Preset) -> tf.Tensor:
   """Returns the condition of an element: float32 `[K]`."""
   value = element[preset.condition_feature]
-  if isinstance(value, dict):  # Attributes, in the order of their names.
+  if isinstance(value, dict):  # Attributes, sorted by name.
     return tf.cast(
       tf.stack([value[name] for name in sorted(value)]), tf.float32
     )
   return tf.one_hot(value, preset.condition_size)
 
 
-def _load_digits():
-  from sklearn import datasets  # Needed for this data set alone.
+def _load_digits() -> _Loaded:
+  from sklearn import datasets  # An optional dependency.
 
   digits = datasets.load_digits()
   images = digits.images[..., np.newaxis].astype(np.uint8)
@@ -247,22 +254,23 @@ def _load_digits():
   return train, test, lambda element: element['image']
 
 
-def _load_tfds(preset, data_dir, conditional):
-  import tensorflow_datasets as tfds
+def _load_tfds(
+  preset: presets.Preset, data_dir: str | None, conditional: bool
+) -> _Loaded:
+  import tensorflow_datasets as tfds  # An optional dependency.
 
   name = preset.tfds_name
   builder = tfds.builder(name, data_dir=data_dir)
   if not builder.is_prepared():
     advice = (
       f'{name} is not prepared in --data_dir={builder.data_dir_root}. '
-      f'Without a network, run `tfds build {name}` where there is one, copy '
-      'the folder here and name it with --data_dir; or train on '
-      '--dataset=digits.'
+      f'Without a network, run `tfds build {name}` on another machine, copy '
+      'the folder and pass it as --data_dir, or use --dataset=digits.'
     )
-    logging.info('%s Downloading it; TFDS retries for some minutes.', advice)
+    logging.info('%s Downloading it. TFDS retries for some minutes.', advice)
     try:
       builder.download_and_prepare()
-    except Exception as error:  # TFDS lets through what its download raises.
+    except Exception as error:  # TFDS does not wrap the errors of downloads.
       raise SystemExit(f'{advice} Downloading failed: {error}') from error
   features = {'image': True}
   if conditional:
@@ -277,34 +285,34 @@ def _load_tfds(preset, data_dir, conditional):
   return train, test, lambda element: decode(element['image'])
 
 
-def _load_folder(folder):
-  """Splits the images of a folder: of ten, one is held out."""
+def _load_folder(folder: str | None) -> _Loaded:
+  """Loads the images of a folder, and holds out a tenth of them."""
   if folder is None or not pathlib.Path(folder).is_dir():
     raise SystemExit(
       f'--dataset=folder needs a folder of images, got --data_dir={folder}.'
     )
-  files = sorted(
+  paths = sorted(
     str(path)
     for path in pathlib.Path(folder).rglob('*')
     if path.is_file() and not path.name.startswith('.')
   )
   with futures.ThreadPoolExecutor() as pool:
-    readable = list(pool.map(_is_readable, files))
-  unreadable = [file for file, is_good in zip(files, readable) if not is_good]
-  if unreadable:
+    readable = np.array(list(pool.map(_is_readable, paths)), bool)
+  files = np.array(paths, str)
+  images, unreadable = files[readable], files[~readable]
+  if len(unreadable):
     logging.warning(
-      '%d of %d files in --data_dir=%s are no images that can be read and are '
-      'left out: %s',
+      'Skipped %d of %d files in --data_dir=%s that cannot be read as images: '
+      '%s',
       len(unreadable),
       len(files),
       folder,
       ', '.join(unreadable),
     )
-  images = np.array([file for file, is_good in zip(files, readable) if is_good])
   if len(images) < 2:
     raise SystemExit(
-      f'--data_dir={folder} holds {len(images)} images that can be read; '
-      'there must be one to train on and one to hold out.'
+      f'--data_dir={folder} must contain at least two images, one to train on '
+      f'and one to hold out; found {len(images)}.'
     )
   images = np.random.default_rng(0).permutation(images)
   num_test = max(1, len(images) // 10)
@@ -315,14 +323,14 @@ def _load_folder(folder):
   return train, test, lambda element: _read_image(element['image'])
 
 
-def _read_image(file):
+def _read_image(file: str | tf.Tensor) -> tf.Tensor:
   image = tf.io.decode_image(
     tf.io.read_file(file), channels=3, expand_animations=False
   )
   return tf.ensure_shape(image, [None, None, 3])
 
 
-def _is_readable(file):
+def _is_readable(file: str) -> bool:
   try:
     return bool(tf.size(_read_image(file)) > 0)
   except tf.errors.OpError:

@@ -1,4 +1,4 @@
-"""From a preset to a compiled estimator: the one place for the recipe."""
+"""Builds distributions and compiled estimators from presets."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ __all__ = [
   'vary',
 ]
 
-# What says which model it is: a run that is resumed cannot change these.
+# Flags of `train.py` that determine the model. Resuming cannot change them.
 ARCHITECTURE = (
   'dataset',
   'image_size',
@@ -44,13 +44,14 @@ ARCHITECTURE = (
 
 
 def vary(preset: presets.Preset, **changes: Any) -> presets.Preset:
-  """Returns a preset with other values, in its parts too.
+  """Returns a copy of a preset with other values.
 
   Args:
-    preset: What to change.
-    **changes: Fields of `Preset`, of its `ResidualNetworks` or of
-      `BatchNormOptions`: `momentum` and `synchronized` for the flow and its
-      networks, `lagged_batch_norm` for the flow alone. `None` changes nothing.
+    preset: `Preset`.
+    **changes: New values of fields of `Preset` or of its `networks`;
+      `momentum` and `synchronized` of the batch normalization of the flow and
+      of its networks; `lagged_batch_norm`, for the flow only. Values of `None`
+      change nothing.
   """
   changes = {name: v for name, v in changes.items() if v is not None}
   lagged = changes.pop('lagged_batch_norm', None)
@@ -66,12 +67,11 @@ def vary(preset: presets.Preset, **changes: Any) -> presets.Preset:
     )
   if lagged is not None:
     norm['lagged'] = lagged
-  return dataclasses.replace(
-    preset,
-    networks=dataclasses.replace(preset.networks, **networks),
-    batch_norm=dataclasses.replace(preset.batch_norm, **norm),
-    **changes,
-  )
+  if networks:
+    changes['networks'] = dataclasses.replace(preset.networks, **networks)
+  if norm:
+    changes['batch_norm'] = dataclasses.replace(preset.batch_norm, **norm)
+  return dataclasses.replace(preset, **changes)
 
 
 def build_distribution(
@@ -80,23 +80,23 @@ def build_distribution(
   prior: str = 'standard',
   **kwargs: Any,
 ) -> tfd.Distribution:
-  """Builds Real NVP for the images of a preset, with fresh weights.
+  """Builds the distribution of images of a preset, with initial weights.
 
   Args:
-    preset: What the model is.
-    conditional: Whether the flow has the condition that the preset names.
+    preset: `Preset`.
+    conditional: Whether the flow is conditioned on `preset.condition_feature`.
     prior: Key of `PRIORS`.
-    **kwargs: Others of `Preset.distribution`.
+    **kwargs: Arguments of `Preset.flow`.
 
   Returns:
     `tfd.TransformedDistribution`.
   """
   if conditional:
     kwargs['condition_size'] = preset.condition_size
-  distribution = preset.distribution(**kwargs)
-  base = PRIORS[prior](distribution.bijector, preset.image_shape)
+  flow = preset.flow(**kwargs)
+  base = PRIORS[prior](flow, preset.image_shape)
   return tfd.TransformedDistribution(
-    base, distribution.bijector, validate_args=distribution.validate_args
+    base, flow, validate_args=flow.validate_args
   )
 
 
@@ -106,15 +106,15 @@ def build_estimator(
   jit_compile: bool = False,
   seed: int | None = None,
 ) -> density_estimator.DensityEstimator:
-  """Builds the model of a distribution, compiled as in section 4.1.
+  """Builds and compiles the Keras model of a distribution (section 4.1).
 
-  Adam with the defaults of the paper (Kingma and Ba, 2015), gradients clipped
-  by their global norm, L2 on the scale parameters; with loss scaling if the
-  networks compute in float16.
+  The optimizer is Adam with the defaults of Kingma and Ba (2015), with gradient
+  clipping by global norm, L2 regularization of the scale parameters, and loss
+  scaling if the networks compute in float16.
 
   Args:
-    preset: How the model learns.
-    distribution: What `build_distribution` returned for the preset.
+    preset: `Preset`.
+    distribution: Distribution that `build_distribution` returned for `preset`.
     jit_compile: Whether to compile the steps with XLA.
     seed: Seed of the dequantization noise.
   """
@@ -138,7 +138,7 @@ def build_estimator(
 def standard_prior(
   flow: real_nvp_chain.RealNVPChain, image_shape: tuple[int, int, int]
 ) -> tfd.Distribution:
-  """Returns the standard normal distribution of latents."""
+  """Returns a standard normal distribution of latents."""
   zero, one = tf.zeros([], flow.dtype), tf.ones([], flow.dtype)
   return tfd.Sample(tfd.Normal(zero, one), sample_shape=image_shape)
 
@@ -146,9 +146,10 @@ def standard_prior(
 def learned_prior(
   flow: real_nvp_chain.RealNVPChain, image_shape: tuple[int, int, int]
 ) -> tfd.Distribution:
-  """Returns a normal distribution of latents that is learned with the flow.
+  """Returns a normal distribution of latents with learned parameters.
 
-  It has a location and a scale for each channel of the latents of each scale.
+  Each channel of the latents of each scale of the flow has a mean and a
+  standard deviation.
 
   Args:
     flow: `RealNVPChain`.
@@ -159,8 +160,8 @@ def learned_prior(
   ]
   channels = [shape[-1] for shape in shapes]
 
-  def place(values):
-    """Gives each latent the value of its channel."""
+  def place(values: tf.Tensor) -> tf.Tensor:
+    """Broadcasts values of channels to the shape of the latents."""
     values = tf.split(values, channels)
     return flow.merge_latents(
       [tf.broadcast_to(v, shape) for v, shape in zip(values, shapes)]
@@ -181,7 +182,11 @@ PRIORS = {'standard': standard_prior, 'learned': learned_prior}
 
 
 def bijector_kwargs(condition: Any) -> dict[str, Any]:
-  """Returns what a distribution's methods take for a condition, or `None`."""
+  """Returns keyword arguments that pass a condition to a distribution.
+
+  Args:
+    condition: `[..., K]`, or `None` for an unconditional flow.
+  """
   if condition is None:
     return {}
   return {'bijector_kwargs': {'condition': condition}}
@@ -194,13 +199,13 @@ def preset_of_flags(
   prior: str = 'standard',
   **changes: Any,
 ) -> presets.Preset:
-  """Returns the preset that the flags of `train.py` describe.
+  """Returns the preset for the `ARCHITECTURE` flags of `train.py`.
 
   Args:
     dataset: Name of a preset.
-    image_size: See `preset`.
-    conditional: Not part of a preset, see `build_distribution`.
-    prior: The same.
+    image_size: See `presets.preset`.
+    conditional: Not used, see `build_distribution`.
+    prior: Not used, see `build_distribution`.
     **changes: See `vary`.
   """
   del conditional, prior
@@ -210,16 +215,19 @@ def preset_of_flags(
 def load_trained(
   model_dir: pathlib.Path,
 ) -> tuple[tfd.Distribution, presets.Preset, dict[str, Any]]:
-  """Returns what `train.py` left in a directory.
+  """Loads a model that `train.py` trained.
 
   Args:
-    model_dir: `pathlib.Path`, the program's --model_dir.
+    model_dir: The --model_dir of the run.
 
   Returns:
-    distribution: With the weights of the end of training, or of its newest
-      checkpoint.
-    preset: `tfp_realnvp.Preset`.
-    flags: The flags that say what the model is, as a dict.
+    distribution: The final distribution, or that of the newest checkpoint if
+      training has not ended.
+    preset: `Preset` of the run.
+    flags: Dict of the `ARCHITECTURE` flags of the run.
+
+  Raises:
+    SystemExit: If there is no run or no checkpoint in `model_dir`.
   """
   try:
     flags = json.loads((model_dir / 'flags.json').read_text())

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import numbers
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -20,41 +21,42 @@ __all__ = ['NAMES', 'Preset', 'preset']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-  """What a model is, what it learns from, and how.
+  """Data set, preprocessing, architecture and optimization of one model.
 
-  Images are prepared in the order of the fields here: the central square of
-  side `center_crop`, then resized until the smaller side is `smallest_side`,
-  then a crop of `image_shape`, at random in training and the central one in
-  evaluation, then flipped horizontally at random, in training only. `None`
-  leaves a step out.
+  Preprocessing has four steps, in this order. `None` skips a step.
 
-  `dataclasses.replace` makes a variant. The values that are defaults here are
-  those of all the paper's models: "We use a batch size of 64", "We optimize
-  with ADAM with default hyperparameters and use an L2 regularization on the
-  weight scale parameters with coefficient 5e-5" (section 4.1). The norm that
-  gradients are clipped at is that of the authors' code.
+  1. Crop the central square of side `center_crop`.
+  2. Resize the image so that its smaller side is `smallest_side`.
+  3. Crop to `image_shape`, at random in training and centrally in evaluation.
+  4. Flip horizontally at random if `flip`, in training only.
+
+  The defaults are the values that all models of the paper share: "We use a
+  batch size of 64", "We optimize with ADAM with default hyperparameters and use
+  an L2 regularization on the weight scale parameters with coefficient 5e-5"
+  (section 4.1). `clip_norm` is from the authors' code. Use
+  `dataclasses.replace` to change fields.
 
   Attributes:
     tfds_name: Name of the data set in TensorFlow Datasets, or `None`.
-    test_split: Its held-out split; it is trained on `train`.
+    test_split: Name of the held-out split. The training split is `train`.
     condition_feature: Name of the feature that conditional flows (appendix F)
       are conditioned on, or `None`.
-    condition_size: Size of that condition: as many as there are classes, in
-      one-hot encoding, or attributes, each 0 or 1.
-    image_shape: `(H, W, C)`, what the flow is of.
-    num_levels: How many values a pixel can take.
-    center_crop: See above.
-    smallest_side: See above.
-    flip: See above.
+    condition_size: Size of the condition: the number of classes (one-hot) or of
+      binary attributes.
+    image_shape: `(H, W, C)` after preprocessing.
+    num_levels: Number of values a pixel can take.
+    center_crop: See step 1.
+    smallest_side: See step 2.
+    flip: See step 4.
     num_scales: See `RealNVPChain`.
     networks: See `RealNVPChain`.
     batch_norm: See `RealNVPChain`.
-    batch_size: Images of a step.
-    learning_rate: Of Adam.
+    batch_size: Number of images in a training step.
+    learning_rate: Learning rate of Adam.
     l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
-    clip_norm: Global norm that gradients are clipped at.
-    bits_per_dim: The paper's figure (table 1), or `None`: of the test images
-      of CIFAR-10 and the validation images of the others.
+    clip_norm: Global norm to clip gradients to.
+    bits_per_dim: Result of the paper (table 1) on the test images of CIFAR-10
+      or the validation images of the other data sets, or `None`.
   """
 
   tfds_name: str | None = None
@@ -77,7 +79,7 @@ class Preset:
   clip_norm: float = 100.0
   bits_per_dim: float | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     shape = self.image_shape
     if not isinstance(shape, (list, tuple)) or not (
       len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
@@ -104,27 +106,23 @@ class Preset:
         f'{self.condition_feature!r} and {self.condition_size!r}.'
       )
 
-  def distribution(
-    self, base=None, dtype=tf.float32, validate_args=False, **kwargs
-  ):
-    """Builds the model: Real NVP with fresh weights.
+  def flow(
+    self,
+    dtype: tf.DType = tf.float32,
+    validate_args: bool = False,
+    **kwargs: Any,
+  ) -> real_nvp_chain.RealNVPChain:
+    """Builds the flow with initial weights.
 
     Args:
-      base: `tfd.Distribution` over the latents, of event shape `image_shape`;
-        by default a standard normal one.
       dtype: Dtype of pixels, latents and variables.
-      validate_args: Python `bool`, whether to check values at run time: an
-        element of `x` that is NaN or outside `[0, num_levels)` then raises
+      validate_args: Python `bool`, whether to check values at run time. Pixels
+        that are NaN or outside `[0, num_levels)` then raise
         `InvalidArgumentError`.
-      **kwargs: Others of `RealNVPChain`, such as `condition_size`.
-
-    Returns:
-      `tfd.TransformedDistribution` over pixels on `[0, num_levels)`.
+      **kwargs: Other arguments of `RealNVPChain`, such as `condition_size`.
 
     Raises:
-      TypeError: If an argument follows from the preset, or `base` is not a
-        `tfd.Distribution`.
-      ValueError: If `base` has another event shape or dtype.
+      TypeError: If an argument is determined by the preset.
     """
     dtype = tf.as_dtype(dtype)
     architecture = {
@@ -138,12 +136,39 @@ class Preset:
     }
     for name in architecture.keys() & kwargs.keys():
       raise TypeError(
-        f'`{name}` follows from the fields of the preset, which '
-        f'`dataclasses.replace` changes; got {kwargs[name]!r}.'
+        f'`{name}` follows from the fields of the preset, use '
+        f'`dataclasses.replace` to change it; got {kwargs[name]!r}.'
       )
-    flow = real_nvp_chain.RealNVPChain(
+    return real_nvp_chain.RealNVPChain(
       **architecture, dtype=dtype, validate_args=validate_args, **kwargs
     )
+
+  def distribution(
+    self,
+    base: tfd.Distribution | None = None,
+    dtype: tf.DType = tf.float32,
+    validate_args: bool = False,
+    **kwargs: Any,
+  ) -> tfd.TransformedDistribution:
+    """Builds the distribution of images with initial weights.
+
+    Args:
+      base: `tfd.Distribution` of the latents, with event shape `image_shape`.
+        Defaults to a standard normal distribution.
+      dtype: See `flow`.
+      validate_args: See `flow`.
+      **kwargs: See `flow`.
+
+    Returns:
+      `tfd.TransformedDistribution` of pixels on `[0, num_levels)`.
+
+    Raises:
+      TypeError: If an argument is determined by the preset, or `base` is not a
+        `tfd.Distribution`.
+      ValueError: If `base` has another event shape or dtype.
+    """
+    flow = self.flow(dtype, validate_args, **kwargs)
+    dtype = flow.dtype
     if base is None:
       zero, one = tf.zeros([], dtype), tf.ones([], dtype)
       base = tfd.Sample(tfd.Normal(zero, one), sample_shape=self.image_shape)
@@ -165,17 +190,14 @@ def preset(name: str, image_size: int = 64) -> Preset:
   ```
 
   Args:
-    name: 'cifar10', 'imagenet32', 'imagenet64', 'lsun_bedroom', 'lsun_tower',
-      'lsun_church_outdoor' or 'celeb_a' of the paper; 'digits' for the
-      handwritten digits that ship with scikit-learn; or 'folder' for images of
-      your own.
-    image_size: Side of the images of a folder, which are squares.
-
-  Returns:
-    A `Preset`.
+    name: A data set of the paper, 'cifar10', 'imagenet32', 'imagenet64',
+      'lsun_bedroom', 'lsun_tower', 'lsun_church_outdoor' or 'celeb_a'; 'digits'
+      for the handwritten digits that ship with scikit-learn; or 'folder' for
+      your own images.
+    image_size: Height and width of the images, for 'folder' only.
 
   Raises:
-    ValueError: If there is none of that name.
+    ValueError: If `name` is unknown.
   """
   if name == 'folder':
     num_blocks = 2 if image_size > 32 else 4
@@ -208,7 +230,7 @@ _IMAGES_64 = {
 }
 
 
-def _lsun(category, bits_per_dim):
+def _lsun(category: str, bits_per_dim: float) -> Preset:
   return Preset(
     tfds_name=f'lsun/{category}',
     # "We downsample the image so that the smallest side is 96 pixels and take
@@ -239,8 +261,8 @@ _PRESETS = {
     batch_norm=moving_statistics.BatchNormOptions(lagged=True),
     bits_per_dim=3.49,
   ),
-  # "We train on the downsampled to 32 x 32 and 64 x 64 versions of Imagenet":
-  # resizing leaves those as they are.
+  # "We train on the downsampled to 32 x 32 and 64 x 64 versions of Imagenet".
+  # Resizing does not change images of this size.
   'imagenet32': Preset(
     tfds_name='downsampled_imagenet/32x32',
     smallest_side=32,
