@@ -1,5 +1,6 @@
 """Export of a distribution as a SavedModel, for serving."""
 
+from collections.abc import Callable
 import os
 import tempfile
 
@@ -141,7 +142,7 @@ def export_saved_model(
   return path
 
 
-def _check_distribution(distribution):
+def _check_distribution(distribution: tfd.Distribution) -> None:
   """Raises unless `distribution` can be exported."""
   likelihood.check_distribution(distribution)
   # TFP makes instances of a private base class of `TransformedDistribution`.
@@ -160,7 +161,9 @@ def _check_distribution(distribution):
     )
 
 
-def _write(module, target, signatures):
+def _write(
+  module: tf.Module, target: str, signatures: dict[str, Callable]
+) -> None:
   """Writes a SavedModel, all of it or nothing."""
   parent, name = os.path.split(target)
   os.makedirs(parent, exist_ok=True)

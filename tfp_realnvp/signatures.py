@@ -141,7 +141,9 @@ class Signatures:
     mean = base.mean()
     return self.decode(mean + temperature * (latents - mean), condition)
 
-  def _checked(self, function, specs):
+  def _checked(
+    self, function: Callable, specs: dict[str, tf.TensorSpec]
+  ) -> Callable:
     """Returns `function` with checks of its inputs against `specs`.
 
     Neither a loaded signature nor TensorFlow Serving checks sizes.
@@ -174,11 +176,13 @@ class Signatures:
     given = {} if condition is None else {'condition': condition}
     return composition.nested_kwargs(self._distribution.bijector, **given)
 
-  def _mean_log_prob(self, x, condition):
+  def _mean_log_prob(
+    self, x: tf.Tensor, condition: tf.Tensor | None
+  ) -> tf.Tensor:
     """Returns the logarithm of the mean density over the draws of noise."""
     noise = tf.convert_to_tensor(self._noise)
 
-    def add(k, total):
+    def add(k: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       log_prob = self._log_prob(x, tf.gather(noise, k), condition)
       return k + 1, tf.reduce_logsumexp([total, log_prob], axis=0)
 
@@ -191,7 +195,9 @@ class Signatures:
     )
     return total - math.log(noise.shape[0])
 
-  def _log_prob(self, x, noise, condition):
+  def _log_prob(
+    self, x: tf.Tensor, noise: tf.Tensor | float, condition: tf.Tensor | None
+  ) -> tf.Tensor:
     x = self._likelihood.dequantize(x, noise)
     base, kwargs = self._distribution.distribution, {}
     if condition is not None:
@@ -209,13 +215,15 @@ class Signatures:
     return tf.reduce_sum(independent, axes) + ildj
 
 
-def _check(value, valid, message):
+def _check(value: tf.Tensor, valid: tf.Tensor, message: str) -> tf.Tensor:
   """Returns `value`, after a check at run time that all of it is `valid`."""
   offending = tf.boolean_mask(tf.reshape(value, [-1]), tf.reshape(~valid, [-1]))
   return _assert(value, tf.reduce_all(valid), f'{message}, got', offending)
 
 
-def _assert(value, holds, message, shown):
+def _assert(
+  value: tf.Tensor, holds: tf.Tensor, message: str, shown: Any
+) -> tf.Tensor:
   # The result depends on the check, so nothing is computed from a bad value.
   with tf.control_dependencies([tf.debugging.Assert(holds, [message, shown])]):
     return tf.identity(value)

@@ -72,7 +72,9 @@ class CouplingBuilder:
       )
     return result
 
-  def _coupling(self, name, mask, channels, level):
+  def _coupling(
+    self, name: str, mask: Any, channels: int, level: int
+  ) -> list[tfb.Bijector]:
     is_function = callable(mask)
     spec = coupling_network.NetworkSpec(
       in_channels=channels if is_function else int(mask.sum()),

@@ -177,13 +177,26 @@ class RealNVPChain(flow_bijector.FlowBijector):
     return cls._holding(list(bijectors), event_shape, dtype, parameters)
 
   @classmethod
-  def _holding(cls, bijectors, event_shape, dtype, parameters):
+  def _holding(
+    cls,
+    bijectors: Sequence[tfb.Bijector],
+    event_shape: Sequence[int | None],
+    dtype: tf.DType,
+    parameters: dict[str, Any],
+  ) -> 'RealNVPChain':
     chain = cls.__new__(cls)
     with tf.name_scope(parameters['name']) as name:
       chain._hold(bijectors, event_shape, dtype, parameters, name)
     return chain
 
-  def _hold(self, bijectors, event_shape, dtype, parameters, name):
+  def _hold(
+    self,
+    bijectors: Sequence[tfb.Bijector],
+    event_shape: tuple[int | None, ...],
+    dtype: tf.DType,
+    parameters: dict[str, Any],
+    name: str,
+  ) -> None:
     self._event_shape = event_shape
     self._sequence = flow_sequence.FlowSequence(
       bijectors, event_ndims=len(event_shape), dtype=dtype
@@ -275,15 +288,27 @@ class RealNVPChain(flow_bijector.FlowBijector):
     self.forward_event_shape(z.shape)
     return z
 
-  def _forward_and_log_det(self, x, training=False, condition=None):
+  def _forward_and_log_det(
+    self,
+    x: tf.Tensor,
+    training: bool = False,
+    condition: tf.Tensor | None = None,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     condition = self._broadcast(condition, x)
     return self._sequence.inverse_and_log_det(x, training, condition)
 
-  def _inverse_and_log_det(self, y, training=False, condition=None):
+  def _inverse_and_log_det(
+    self,
+    y: tf.Tensor,
+    training: bool = False,
+    condition: tf.Tensor | None = None,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     condition = self._broadcast(condition, y)
     return self._sequence.forward_and_log_det(y, training, condition)
 
-  def _broadcast(self, condition, x):
+  def _broadcast(
+    self, condition: tf.Tensor | None, x: tf.Tensor
+  ) -> tf.Tensor | None:
     """Broadcasts the condition once, for all couplings."""
     if condition is None:
       return None
@@ -291,7 +316,9 @@ class RealNVPChain(flow_bijector.FlowBijector):
       condition, x, self.forward_min_event_ndims
     )
 
-  def _shape_after(self, shape, direction):
+  def _shape_after(
+    self, shape: tf.TensorShape, direction: str
+  ) -> tf.TensorShape:
     if shape[-1] not in (None, self._event_shape[-1]):
       raise ValueError(
         f'{self.name}: events must end in {self._event_shape[-1]} channels, as '
@@ -300,14 +327,14 @@ class RealNVPChain(flow_bijector.FlowBijector):
     opposite = {'forward': 'inverse', 'inverse': 'forward'}[direction]
     return getattr(self._sequence, f'{opposite}_event_shape')(shape)
 
-  def _forward_event_shape_tensor(self, shape):
+  def _forward_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     return self._sequence.inverse_event_shape_tensor(shape)
 
-  def _inverse_event_shape_tensor(self, shape):
+  def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     return self._sequence.forward_event_shape_tensor(shape)
 
 
-def _check_event_shape(event_shape):
+def _check_event_shape(event_shape: Any) -> tuple[int | None, ...]:
   """Returns the event shape as a tuple of ints and `None`."""
   try:
     result = tuple(tf.TensorShape(event_shape))
@@ -323,7 +350,9 @@ def _check_event_shape(event_shape):
   return result
 
 
-def _check_num_scales(event_shape, num_scales):
+def _check_num_scales(
+  event_shape: Sequence[int | None], num_scales: int | None
+) -> int:
   """Returns how many scales there are, after a check that they fit."""
   util.check_int(num_scales, 'num_scales', optional=True)
   sides = event_shape[:2]

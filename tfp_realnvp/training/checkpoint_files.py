@@ -77,7 +77,7 @@ def without_wildcards(directory: str | os.PathLike) -> Iterator[str]:
     yield link
 
 
-def _has_wildcards(path):
+def _has_wildcards(path: str) -> bool:
   return bool(set(path) & set('*?[\\'.replace(os.sep, '')))
 
 
@@ -153,7 +153,7 @@ def matches(
   ]
 
 
-def _is_variable(trackable):
+def _is_variable(trackable: Any) -> bool:
   return isinstance(trackable, (tf.Variable, keras.Variable))
 
 

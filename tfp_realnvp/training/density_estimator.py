@@ -15,6 +15,7 @@ from tfp_realnvp.training import likelihood
 from tfp_realnvp.training import metrics
 from tfp_realnvp.training import non_finite
 from tfp_realnvp.training import reestimation
+from tfp_realnvp.training import training_state
 
 tfd = tfp.distributions
 
@@ -24,37 +25,30 @@ __all__ = ['DensityEstimator']
 class DensityEstimator(distribution_model.DistributionModel):
   """Fits a `tfd.Distribution` by maximum likelihood, with Keras.
 
-  Batches are `x`, `(x, condition)` or `(x, condition, sample_weight)`, as Keras
-  takes `x`, `y` and `sample_weight`: `x` of the shape `[N] + event_shape`,
-  `condition` of `[N, K]`, if the flow takes one, and `sample_weight` of `[N]`.
-  Pixels, integer or float, are dequantized on the device with fresh uniform
-  noise on `[0, 1)`, in evaluation too. The loss is the mean over the batch of
-  `-log_prob`, in nats, plus the L2 term; Keras reports
+  Batches are `x`, `(x, condition)` or `(x, condition, sample_weight)`, in the
+  places of Keras's `x`, `y` and `sample_weight`, with shapes `[N] +
+  event_shape`, `[N, K]` and `[N]`. Pixels, integer or float, are dequantized
+  with fresh uniform noise on `[0, 1)`, in evaluation too. The loss is the mean
+  of `-log_prob` over the batch, in nats, plus the L2 term. Keras reports
 
   - `loss`;
-  - `bits_per_dim`, the mean over the images;
-  - `non_finite`: how many images had a log-likelihood of NaN or infinity. They
+  - `bits_per_dim`, the mean over the events;
+  - `non_finite`: how many events had a log-likelihood of NaN or infinity. They
     are not left out of the means.
 
-  Means are weighted by `sample_weight`: an image of weight 2 counts as two of
-  them, one of weight 0 not at all. Batch normalization does not know of
-  weights; its statistics are those of all images of the batch.
+  Means are weighted by `sample_weight`: an event of weight 2 counts as two
+  events, one of weight 0 not at all. Statistics of batch normalization are not
+  weighted.
 
-  In training, a batch with a loss or a gradient that is not finite is skipped:
-  weights, moments of the optimizer and moving statistics stay as they were. All
-  its images count as `non_finite`, and the means are without them. So a batch
-  with pixels outside the range, or NaN, does not end training, as
-  `max_skipped_in_a_row` of them do; in evaluation it is an error.
+  A training batch is skipped if its loss or a gradient is not finite, as with
+  pixels that are NaN or out of range: weights, optimizer and moving statistics
+  stay as they were. Its events count as `non_finite` and are left out of the
+  means. Training ends with an error after `max_skipped_in_a_row` such batches.
+  In evaluation, pixels out of range are an error.
 
-  Inside the scope of a `tf.distribute.Strategy`, build flow and model, compile,
-  and fit on global batches. Loss, gradients, their clipping and metrics are
-  those of the global batch, however it is divided; so is batch normalization
-  with `synchronized=True`.
-
-  Training passes `training=True` to the `FlowBijector`s of a
-  `tfd.TransformedDistribution`, inside `tfb.Chain` and `tfb.Invert` too, so
-  that batch normalization uses batch statistics; evaluation uses the moving
-  ones. Compile without a loss:
+  Training passes `training=True` to every `FlowBijector` that the distribution
+  holds, so batch normalization uses batch statistics; evaluation uses moving
+  statistics. Compile without a loss:
 
   ```python
   model = DensityEstimator(dist, l2_coefficient=5e-5,
@@ -65,8 +59,13 @@ class DensityEstimator(distribution_model.DistributionModel):
   model.predict(held_out_images)                   # log-likelihoods, in nats
   ```
 
-  Networks in float16 need their gradients scaled: compile with a
-  `keras.optimizers.LossScaleOptimizer` around the optimizer.
+  With a `tf.distribute.Strategy`, build the flow and the model and compile in
+  its scope, and fit on global batches. Loss, gradients, clipping and metrics
+  are those of the global batch, however it is divided; so are batch statistics
+  with `synchronized=True`.
+
+  For networks in float16, compile with a `keras.optimizers.LossScaleOptimizer`
+  around the optimizer.
   """
 
   def __init__(
@@ -85,14 +84,14 @@ class DensityEstimator(distribution_model.DistributionModel):
       distribution: `tfd.Distribution` with a fully known event shape and no
         batch dimensions. The model's variables are the distribution's.
       num_levels: `int`, how many values an integer pixel can take: `x` must be
-        on `[0, num_levels)`. A fraction that float pixels have is replaced by
-        the noise. `None` for data that is continuous: it is used as it is.
-      l2_coefficient: `float`, the L2 term is this times the sum of squares of
-        `l2_variables`.
+        on `[0, num_levels)`, and noise replaces the fractions of float pixels.
+        `None` for continuous data, which is used as it is.
+      l2_coefficient: `float`, factor of the sum of squares of `l2_variables` in
+        the loss.
       l2_variables: Variables, such as `RealNVPChain.scale_parameters`.
-      max_skipped_in_a_row: `int`, training stops with a `FloatingPointError`
-        after so many batches in a row whose loss or gradient is not finite.
-      seed: `int`, seed of the noise.
+      max_skipped_in_a_row: `int`, how many batches in a row may be skipped
+        before training raises a `FloatingPointError`.
+      seed: `int`, seed of the noise; `None` for a random one.
       name: Name of the model.
 
     Raises:
@@ -112,50 +111,18 @@ class DensityEstimator(distribution_model.DistributionModel):
     self._l2_variables = tuple(l2_variables)
     self._max_skipped_in_a_row = max_skipped_in_a_row
     self._seed_generator = keras.random.SeedGenerator(seed)
-    self._seed = seed
-    # For training, for evaluation, and for re-estimating statistics. GPUs have
-    # no int32 variables; the noise is the same.
-    seeds = tfp.random.split_seed(util.stateless_seed(seed), n=3)
-    self._seeds = tf.Variable(
-      tf.cast(seeds, tf.int64),
-      trainable=False,
-      name='seeds',
-      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
-    counter = lambda name: tf.Variable(
-      tf.zeros([], tf.int64),
-      trainable=False,
-      name=name,
-      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
-    self._step = counter('step')
-    self._test_step = counter('test_step')
-    self._skipped_in_a_row = counter('skipped_in_a_row')
+    self._state = training_state.TrainingState(seed)
     self._metrics_of_batches = metrics.LikelihoodMetrics(distribution)
 
   @property
+  def state(self) -> training_state.TrainingState:
+    """Counters and seeds, from which the noise of the next step follows."""
+    return self._state
+
+  @property
   def step(self) -> tf.Variable:
-    """`tf.Variable`: batches of training so far, skipped ones included.
-
-    The noise of a step follows from it and the seed: a model with the variables
-    and the optimizer of another, and its `step`, goes on as the other would.
-    """
-    return self._step
-
-  @property
-  def counters(self) -> tuple[tf.Variable, ...]:
-    """What training counts, as a tuple of `tf.Variable`s; `step` is first."""
-    return self._step, self._skipped_in_a_row
-
-  @property
-  def seed(self) -> int | None:
-    """The `seed` that the model was given; `None` draws one at random."""
-    return self._seed
-
-  @property
-  def seeds(self) -> tf.Variable:
-    """`tf.Variable`: what the noise follows from, together with `step`."""
-    return self._seeds
+    """`tf.Variable`: batches of training so far, skipped ones included."""
+    return self._state.step
 
   @property
   def metrics(self) -> list[keras.Metric]:
@@ -169,10 +136,10 @@ class DensityEstimator(distribution_model.DistributionModel):
       return
     train_function = self.train_function
 
-    def checked(iterator):
+    def checked(iterator: Any) -> dict[str, tf.Tensor]:
       logs = train_function(iterator)
-      if self._skipped_in_a_row >= self._max_skipped_in_a_row:
-        self._skipped_in_a_row.assign(0)
+      if self._state.skipped_in_a_row >= self._max_skipped_in_a_row:
+        self._state.skipped_in_a_row.assign(0)
         raise FloatingPointError(
           non_finite.skipped_message(
             self.step.numpy(), self._max_skipped_in_a_row, self._num_levels
@@ -196,7 +163,7 @@ class DensityEstimator(distribution_model.DistributionModel):
   def reset_metrics(self) -> None:
     """Keras hook: sets the metrics back; evaluation noise starts again."""
     super().reset_metrics()
-    self._test_step.assign(0)
+    self._state.test_step.assign(0)
 
   def call(
     self, x: Any, condition: Any = None, training: bool = False
@@ -214,7 +181,7 @@ class DensityEstimator(distribution_model.DistributionModel):
     replica = tf.distribute.get_replica_context()
     total = functools.partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
     before = [tf.identity(v) for v in self.non_trainable_variables]
-    seed = tf.random.fold_in(self._seeds[0], self.step)
+    seed = self._state.train_seed()
     with tf.GradientTape() as tape:
       log_prob = self._likelihood.log_prob(x, condition, seed, training=True)
       log_prob = tf.where(self._likelihood.is_on_range(x), log_prob, math.nan)
@@ -231,27 +198,25 @@ class DensityEstimator(distribution_model.DistributionModel):
       tape.gradient(scaled_loss, variables, unconnected_gradients=zero)
     )
     finite = non_finite.is_finite(total(loss), gradients)
-    # After too many in a row, nothing more happens until Keras looks.
-    skipped = ~finite | (self._skipped_in_a_row >= self._max_skipped_in_a_row)
+    # After too many in a row, steps do nothing until `make_train_function`'s
+    # wrapper raises, which may be several steps later.
+    in_a_row = self._state.skipped_in_a_row
+    skipped = ~finite | (in_a_row >= self._max_skipped_in_a_row)
     is_applied = ~skipped & (total_weight > 0)
     non_finite.apply_or_undo(is_applied, self, gradients, before)
-    # In a graph, this would also run when there is no batch left to read.
-    with tf.control_dependencies([finite]):
-      one = tf.ones([], self.step.dtype)
-    self.step.assign_add(one)
-    self._skipped_in_a_row.assign(
-      tf.where(skipped, self._skipped_in_a_row + 1, tf.zeros_like(self._step))
+    self._state.count_step(skipped)
+    return self._metrics_of_batches.update(
+      log_prob, weight, self._l2_term(), skipped
     )
-    return self._update_metrics(log_prob, weight, skipped)
 
   def test_step(self, data: Any) -> dict[str, tf.Tensor]:
     """Keras hook: the metrics of a batch, with the moving statistics."""
     x, condition, weight = self._likelihood.unpack(data)
-    seed = tf.random.fold_in(self._seeds[1], self._test_step)
+    seed = self._state.test_seed()
     x = self._likelihood.assert_on_range(x)
     log_prob = self._likelihood.log_prob(x, condition, seed)
-    self._test_step.assign_add(1)
-    return self._update_metrics(log_prob, weight)
+    self._state.test_step.assign_add(1)
+    return self._metrics_of_batches.update(log_prob, weight, self._l2_term())
 
   def predict_step(self, data: Any) -> tf.Tensor:
     """Keras hook: log-likelihoods, in nats."""
@@ -261,26 +226,24 @@ class DensityEstimator(distribution_model.DistributionModel):
   def reestimate_statistics(
     self, x: Any, condition: Any = None, batch_size: int | None = None
   ) -> None:
-    """Sets the moving statistics to those of the weights as they are now.
+    """Sets the moving statistics to statistics of the final weights.
 
-    In training they trail behind the weights, and hold about
-    `1 / (1 - momentum)` batches. One pass over the data in training mode sets
-    them to those of all rows; it normalizes each batch by the statistics of
-    that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
-    batches, from which training goes on.
+    During training the moving statistics trail behind the weights and hold only
+    about `1 / (1 - momentum)` batches. One pass over the data in training mode
+    sets them to those of all rows; it normalizes each batch by the statistics
+    of that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
+    batches.
 
-    Nothing else changes: moving statistics of Keras's `BatchNormalization`, the
-    state of `Dropout`, and other variables of your networks stay as they are.
-    After an error or an interrupt the moving statistics are what they were.
-    All rows count the same, whatever their sample weights are. A batch with a
-    statistic or a log-likelihood that is not finite is left out, with a
-    warning.
+    No other variable changes, such as the state of Keras's `BatchNormalization`
+    or `Dropout`. After an error or an interrupt the moving statistics are what
+    they were. Sample weights are not used. A batch is left out, with a warning,
+    if a statistic or a log-likelihood is not finite.
 
     Args:
       x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
         batches, `x` or `(x, condition)`.
       condition: `[N, K]`, for a conditional flow, where `x` is an array.
-      batch_size: `int`, where `x` is an array; 256 by default. Larger batches
+      batch_size: Batch size if `x` is an array; 256 by default. Larger batches
         are closer to the statistics of the whole data set.
 
     Raises:
@@ -297,16 +260,12 @@ class DensityEstimator(distribution_model.DistributionModel):
       self.distribute_strategy,
     )
 
-  def _statistics_step(self, data, index):
+  def _statistics_step(self, data: Any, index: tf.Tensor) -> tf.Tensor:
     x, condition, _ = self._likelihood.unpack(data)
     x = self._likelihood.assert_on_range(x)
-    seed = tf.random.fold_in(self._seeds[2], index)
+    seed = self._state.statistics_seed(index)
     return self._likelihood.log_prob(x, condition, seed, training=True)
 
-  def _update_metrics(self, log_prob, weight, skipped=False):
-    self._metrics_of_batches.update(log_prob, weight, skipped, self._l2_term())
-    return self._metrics_of_batches.results(self.distribute_strategy)
-
-  def _l2_term(self):
+  def _l2_term(self) -> tf.Tensor | float:
     squares = [tf.reduce_sum(v**2) for v in self._l2_variables]
     return self._l2_coefficient * sum(squares)

@@ -25,7 +25,7 @@ def _as_given(method: Callable) -> Callable:
   signature = inspect.signature(method)
 
   @functools.wraps(method)
-  def wrapper(self, *args, **kwargs):
+  def wrapper(self: 'DistributionModel', *args: Any, **kwargs: Any) -> Any:
     bound = signature.bind(self, *args, **kwargs)
     given = bound.arguments
     x, y = given.get('x'), given.get('y')
@@ -51,7 +51,7 @@ def _as_given(method: Callable) -> Callable:
   return wrapper
 
 
-def _no_condition(x):
+def _no_condition(x: Any) -> np.ndarray | None:
   return np.zeros([len(x), 0]) if hasattr(x, 'shape') else None
 
 
@@ -69,7 +69,7 @@ class OptimizerVariable(keras.Variable):
       name=variable.name.removesuffix(':0').replace('/', '_'),
     )
 
-  def _initialize_with_initializer(self, initializer):
+  def _initialize_with_initializer(self, initializer: Callable) -> None:
     self._initialize(initializer())
 
 
@@ -200,5 +200,7 @@ class DistributionModel(keras.Model):
     super().make_train_function(force or trained != self._trained)
     self._trained = trained
 
-  def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+  def _maybe_symbolic_build(
+    self, iterator: Any = None, data_batch: Any = None
+  ) -> None:
     """Nothing is left to build; Keras would average pixels over workers."""

@@ -150,7 +150,7 @@ class Likelihood:
       )
     return x, condition, weight
 
-  def _convert(self, x):
+  def _convert(self, x: Any) -> tf.Tensor:
     """Returns `x` as a tensor of a batch of events."""
     x = tf.convert_to_tensor(x)
     event_shape = self._distribution.event_shape
@@ -164,7 +164,9 @@ class Likelihood:
       raise ValueError(f'{message}.')
     return tf.cast(x, tf.uint8) if x.dtype == tf.bool else x
 
-  def _convert_condition(self, condition, x):
+  def _convert_condition(
+    self, condition: Any, x: tf.Tensor
+  ) -> tf.Tensor | None:
     """Returns `condition` as a tensor of the distribution's dtype."""
     if condition is None:
       return None
@@ -240,7 +242,7 @@ class Likelihood:
     return pixels.dequantize(x, noise, self._num_levels)
 
 
-def _noise(x, seed, dtype):
+def _noise(x: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
   """Returns uniform noise like `x`: this replica's part of the batch's."""
   count, *event_shape = util.dims(x)
   start, total = moving_statistics.part_of_batch(count)

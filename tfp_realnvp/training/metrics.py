@@ -1,4 +1,4 @@
-"""LikelihoodMetrics: what Keras reports of a `DensityEstimator`."""
+"""LikelihoodMetrics: the metrics that a `DensityEstimator` reports."""
 
 import keras
 import tensorflow as tf
@@ -36,16 +36,16 @@ class LikelihoodMetrics:
     self,
     log_prob: tf.Tensor,
     weight: tf.Tensor,
-    skipped: tf.Tensor | bool,
     l2_term: tf.Tensor,
-  ) -> None:
-    """Counts a batch.
+    skipped: tf.Tensor | bool = False,
+  ) -> dict[str, tf.Tensor]:
+    """Counts a batch; returns the metrics so far, over all replicas, by name.
 
     Args:
       log_prob: `[N]`, in nats.
       weight: `[N]`; an event of weight 0 is left out of the means.
-      skipped: Boolean scalar: the batch counts as `N` failures and no more.
       l2_term: Scalar that the loss contains.
+      skipped: Boolean scalar, whether the batch only counts as `N` failures.
     """
     self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
     weight = tf.where(skipped, tf.zeros_like(weight), weight)
@@ -54,17 +54,17 @@ class LikelihoodMetrics:
     self._bits_per_dim.update_state(
       pixels.bits_per_dim(log_prob, self._event_shape), weight
     )
-
-  def results(self, strategy: tf.distribute.Strategy) -> dict[str, tf.Tensor]:
-    """Returns the metrics so far, by name, over the events of all replicas."""
     results = {metric.name: _result(metric) for metric in self.metrics}
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if isinstance(
+      tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy
+    ):
       # Keras takes the mean of what the workers return over its first axis.
       results = {name: value[tf.newaxis] for name, value in results.items()}
     return results
 
 
-def _result(metric):
+def _result(metric: keras.Metric) -> tf.Tensor:
+  """Returns the result of a metric over all replicas."""
   if not moving_statistics.in_sync(True):
     return metric.result()
   replica = tf.distribute.get_replica_context()

@@ -1,7 +1,8 @@
-"""Steps that are not finite: found, and taken back."""
+"""Training steps that are not finite: how to detect and undo them."""
 
 from collections.abc import Sequence
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,13 +13,13 @@ __all__ = ['apply_or_undo', 'is_finite', 'skipped_message']
 
 
 def is_finite(loss: tf.Tensor, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Returns whether a step can be taken: a boolean scalar.
+  """Returns whether a step can be taken, a boolean scalar.
 
-  Clipping and Adam need the squares of gradients, which overflow first.
+  Gradients must have finite squares, because clipping and Adam use these.
 
   Args:
-    loss: Scalar, of the whole batch.
-    gradients: Those of the whole batch.
+    loss: Scalar, of the global batch.
+    gradients: Gradients of `loss`.
   """
   squares = [tf.cast(2 * tf.nn.l2_loss(g), loss.dtype) for g in gradients]
   return tf.math.is_finite(loss + tf.add_n(squares))
@@ -30,37 +31,42 @@ def apply_or_undo(
   gradients: Sequence[tf.Tensor],
   before: Sequence[tf.Tensor],
 ) -> None:
-  """Applies gradients, or takes back what the step did to the statistics.
+  """Applies gradients, or undoes the changes of the moving statistics.
 
   Args:
     is_applied: Boolean scalar, the same in all replicas.
-    model: The model, compiled.
-    gradients: Those of the whole batch for `model.trainable_variables`, the
-      same in all replicas.
-    before: The values of `model.non_trainable_variables` before the step.
+    model: Compiled model.
+    gradients: Gradients of the global batch for `model.trainable_variables`,
+      the same in all replicas.
+    before: Values of `model.non_trainable_variables` before the step.
   """
   optimizer = model.optimizer
   variables = [
     distribution_model.OptimizerVariable(v) for v in model.trainable_variables
   ]
-  # Keras clips gradients first, then sums those of all replicas.
+  # Keras clips gradients and then sums them over replicas, so all but the
+  # first replica contribute zeros.
   replica = tf.distribute.get_replica_context()
   if replica.num_replicas_in_sync > 1:
     is_first = tf.equal(replica.replica_id_in_sync_group, 0)
     gradients = [g * tf.cast(is_first, g.dtype) for g in gradients]
 
-  def undo(gradients, before):
+  def undo(gradients: Sequence[tf.Tensor], before: Sequence[tf.Tensor]) -> None:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-      # It lowers its scale, and does no more.
+      # It only lowers its scale.
       optimizer.apply([g * math.nan for g in gradients], variables)
     for variable, value in zip(model.non_trainable_variables, before):
       variable.assign(value)
 
-  def apply(gradients, before):
+  def apply(
+    gradients: Sequence[tf.Tensor], before: Sequence[tf.Tensor]
+  ) -> None:
     del before
     optimizer.apply(gradients, variables)
 
-  def update(strategy, is_applied, *args):
+  def update(
+    strategy: tf.distribute.Strategy, is_applied: tf.Tensor, *args: Any
+  ) -> None:
     run = strategy.extended.call_for_each_replica
     (is_applied, *_) = strategy.experimental_local_results(is_applied)
     tf.cond(is_applied, lambda: run(apply, args), lambda: run(undo, args))
@@ -71,10 +77,10 @@ def apply_or_undo(
 
 
 def skipped_message(step: int, skipped: int, num_levels: int | None) -> str:
-  """Returns what to tell when too many steps in a row were skipped.
+  """Returns the error message for too many skipped steps in a row.
 
   Args:
-    step: Step that training stopped at.
+    step: The step at which training stopped.
     skipped: How many steps were skipped.
     num_levels: See `DensityEstimator`.
   """

@@ -12,13 +12,17 @@ __all__ = [
 ]
 
 
-def _inner(optimizer):
+def _inner(
+  optimizer: keras.optimizers.Optimizer,
+) -> list[keras.optimizers.Optimizer]:
   """Returns the optimizers that one wraps."""
   inner = getattr(optimizer, 'inner_optimizer', None)
   return list(getattr(optimizer, 'optimizers', [inner] if inner else []))
 
 
-def _parts(optimizer):
+def _parts(
+  optimizer: keras.optimizers.Optimizer,
+) -> list[keras.optimizers.Optimizer]:
   """Returns an optimizer and those within it."""
   parts = [optimizer]
   for inner in _inner(optimizer):

@@ -1,32 +1,42 @@
-"""Re-estimation of moving statistics for the weights as they are."""
+"""Re-estimation of moving statistics with the final weights."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
+from typing import Any
 import warnings
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 from tfp_realnvp.networks import moving_statistics
 
+tfd = tfp.distributions
+
 __all__ = ['as_dataset', 'reestimate_statistics']
 
-# A variance that no batch has. The first update replaces it where the variance
-# of the batch is finite.
+# No batch has this variance. The first update replaces it if the variance of
+# the batch is finite.
 _NO_VARIANCE = -1.0
 
 
-def reestimate_statistics(distribution, log_prob_fn, data, strategy):
+def reestimate_statistics(
+  distribution: tfd.Distribution,
+  log_prob_fn: Callable,
+  data: tf.data.Dataset,
+  strategy: tf.distribute.Strategy,
+) -> None:
   """Sets the moving statistics of a distribution to those of all of `data`.
 
-  Every batch is normalized by its own statistics, those of all replicas
-  together, whether the moving statistics are lagged or synchronized or not.
-  Batches count by their rows, so that the result is the mean and the variance
-  of all rows, whatever their order.
+  Every batch is normalized by its statistics over all replicas, even if the
+  layers are lagged or not synchronized. Batches are weighted by their number of
+  rows, so the result is the mean and the variance of all rows, in any order.
 
-  A batch with a statistic or a log-likelihood that is not finite is left out,
-  with a warning. All other variables stay as they are, and after an error so do
-  the moving statistics.
+  A batch is left out, with a warning, if a statistic or a log-likelihood is not
+  finite. No other variable changes; after an error, the moving statistics are
+  what they were.
 
   Args:
     distribution: `tfd.Distribution`, a `tf.Module` with `MovingStatistics`.
@@ -51,12 +61,12 @@ def reestimate_statistics(distribution, log_prob_fn, data, strategy):
       '`distribution` has no moving statistics to re-estimate, got '
       f'{distribution!r}.'
     )
-  before = []  # Variables and their values: none before `keep` is called.
+  before = []  # Pairs of a variable and its value, which `keep` adds.
 
-  def keep():
+  def keep() -> None:
     before.extend((v, v.numpy()) for v in distribution.non_trainable_variables)
 
-  def restore():
+  def restore() -> None:
     for variable, value in before:
       variable.assign(value)
 
@@ -68,12 +78,14 @@ def reestimate_statistics(distribution, log_prob_fn, data, strategy):
     restore()
     for module, average in zip(statistics, averages):
       average.assign_to(module)
-  except BaseException:  # An interrupt from the keyboard, too.
+  except BaseException:  # Including KeyboardInterrupt.
     restore()
     raise
 
 
-def as_dataset(x, condition=None, batch_size=None):
+def as_dataset(
+  x: Any, condition: Any = None, batch_size: int | None = None
+) -> tf.data.Dataset:
   """Returns a data set of batches.
 
   Args:
@@ -83,10 +95,10 @@ def as_dataset(x, condition=None, batch_size=None):
     batch_size: `int`, where `x` is an array; 256 by default.
 
   Raises:
-    TypeError: If `x` or `condition` is neither.
+    TypeError: If `x` or `condition` is not of these types.
     ValueError: If `x` is infinite, if `condition` has another number of rows,
-      if `batch_size` is out of range, or if one of the two is given with a
-      `tf.data.Dataset`.
+      if `batch_size` is out of range, or if `condition` or `batch_size` is
+      given with a `tf.data.Dataset`.
   """
   if isinstance(x, tf.data.Dataset):
     for name, value in (('condition', condition), ('batch_size', batch_size)):
@@ -113,7 +125,7 @@ def as_dataset(x, condition=None, batch_size=None):
   return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
 
-def _to_array(value, name):
+def _to_array(value: Any, name: str) -> np.ndarray | tf.Tensor:
   """Returns a tensor or NumPy array with rows; keeps float64."""
   try:
     array = value if tf.is_tensor(value) else np.asarray(value)
@@ -127,8 +139,10 @@ def _to_array(value, name):
 
 
 @contextlib.contextmanager
-def _synchronized(statistics):
-  """Makes batch statistics those of all replicas, in what is traced within."""
+def _synchronized(
+  statistics: list[moving_statistics.MovingStatistics],
+) -> Iterator[None]:
+  """Synchronizes batch statistics in the functions traced in this context."""
   before = [module.synchronized for module in statistics]
   try:
     for module in statistics:
@@ -139,13 +153,20 @@ def _synchronized(statistics):
       module.synchronized = synchronized
 
 
-def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
+def _average(
+  distribution: tfd.Distribution,
+  statistics: list[moving_statistics.MovingStatistics],
+  log_prob_fn: Callable,
+  data: tf.data.Dataset,
+  strategy: tf.distribute.Strategy,
+  keep: Callable,
+) -> list['_Average']:
   """Returns the `_Average` of each of the moving statistics.
 
   Calls `keep` when all variables exist, before any of them changes.
   """
 
-  def count(batch, index):
+  def count(batch: Any, index: tf.Tensor) -> tf.Tensor:
     log_prob = log_prob_fn(batch, index)
     is_finite = tf.math.is_finite(log_prob)
     counts = tf.stack(
@@ -155,10 +176,12 @@ def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
 
   @tf.function(reduce_retracing=True)
-  def step(batch, index):
+  def step(
+    batch: Any, index: tf.Tensor
+  ) -> tuple[tf.Tensor, list[tuple[tf.Tensor, ...]]]:
     for module in statistics:
-      # Without updates so far, the rate of the next is 1: afterwards these are
-      # the statistics of the batch, which lagged layers normalize by, too.
+      # The first update has the rate 1, so the moving statistics become those
+      # of the batch, by which lagged layers then normalize, too.
       module.mean.assign(tf.zeros_like(module.mean))
       module.variance.assign(tf.zeros_like(module.variance) + _NO_VARIANCE)
       module.num_updates.assign(tf.zeros_like(module.num_updates))
@@ -175,7 +198,7 @@ def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
   batches = strategy.experimental_distribute_dataset(data)
   for index, batch in enumerate(batches):
     index = tf.constant(index)
-    if not index:  # Tracing builds the networks that are not built yet.
+    if not index:  # Tracing creates the variables of unbuilt networks.
       step.get_concrete_function(batch, index)
       keep()
     counts, moments = step(batch, index)
@@ -184,7 +207,7 @@ def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
       continue
     num_batches += 1
     for module, (*_, num_updates) in zip(statistics, moments):
-      if num_updates > 1:  # They are a blend of those of the layers.
+      if num_updates > 1:  # They mix the statistics of several layers.
         raise ValueError(
           'Moving statistics that layers share cannot be re-estimated: '
           f'{module.name!r} moved {int(num_updates)} times in one pass.'
@@ -221,14 +244,14 @@ def _average(distribution, statistics, log_prob_fn, data, strategy, keep):
 
 
 class _Average:
-  """Mean and variance of the rows of all batches (Chan et al., 1979)."""
+  """Running mean and variance of the rows of batches (Chan et al., 1979)."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._num_rows = self._num_batches = 0
     self._mean = self._variance = 0.0
 
-  def add(self, num_rows, mean, variance):
-    """Adds a batch of so many rows."""
+  def add(self, num_rows: int, mean: np.ndarray, variance: np.ndarray) -> None:
+    """Adds the mean and the variance of a batch of `num_rows` rows."""
     self._num_rows += num_rows
     self._num_batches += 1
     share = num_rows / self._num_rows
@@ -240,8 +263,8 @@ class _Average:
       + share * (1 - share) * difference**2
     )
 
-  def assign_to(self, statistics):
-    """Assigns the average, if there is one, to `MovingStatistics`."""
+  def assign_to(self, statistics: moving_statistics.MovingStatistics) -> None:
+    """Assigns the result to `statistics`, if there were batches."""
     if self._num_batches:
       statistics.mean.assign(self._mean)
       statistics.variance.assign(self._variance)
