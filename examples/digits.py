@@ -1,9 +1,9 @@
-"""Fits Real NVP to handwritten digits, and draws samples beside them.
+"""Fits Real NVP to handwritten digits and draws samples beside them.
 
     python examples/digits.py
 
-The digits ship with scikit-learn: 8x8 pixels of 17 levels. Writes digits.png to
-the current directory. Takes a few minutes on two CPU cores.
+The digits ship with scikit-learn and have 8x8 pixels with 17 levels. Writes
+digits.png to the current directory. Takes a few minutes on two CPU cores.
 """
 
 import keras
@@ -24,15 +24,15 @@ HIDDEN_CHANNELS = 32
 NUM_EPOCHS = 16
 
 
-def load_digits():
-  """Returns uint8 images to train on, and held-out ones."""
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+  """Returns uint8 training images and held-out images."""
   images = datasets.load_digits().images[..., np.newaxis].astype(np.uint8)
   images = np.random.default_rng(0).permutation(images)
   return images[:1500], images[1500:]
 
 
-def build_distribution():
-  """Returns a distribution of pixels on [0, NUM_LEVELS)."""
+def build_distribution() -> tfd.Distribution:
+  """Returns a distribution of pixels on `[0, NUM_LEVELS)`."""
   flow = tfp_realnvp.RealNVPChain(
     SHAPE,
     num_scales=2,
@@ -46,7 +46,7 @@ def build_distribution():
   return tfd.TransformedDistribution(base, flow)
 
 
-def main():
+def main() -> None:
   train, test = load_digits()
   dist = build_distribution()
   model = tfp_realnvp.DensityEstimator(
@@ -61,7 +61,7 @@ def main():
   model.compile(keras.optimizers.Adam(rate, global_clipnorm=100.0))
   model.fit(train, batch_size=64, epochs=NUM_EPOCHS, verbose=2)
 
-  # The moving statistics trail behind the weights: set them to the final ones.
+  # Moving statistics lag behind the weights. Compute them for the final ones.
   model.reestimate_statistics(train)
   metrics = model.evaluate(test, verbose=0, return_dict=True)
   print(f'Held-out images: {metrics["bits_per_dim"]:.3f} bits/dim.')

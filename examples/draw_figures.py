@@ -4,63 +4,79 @@
 
 Writes PNG files to <model_dir>/figures:
 
-- samples.png: held-out images and samples (figures 5 and 7 to 11).
-- manifold.png: eq. 19 on four held-out images, which have red borders (figures
-  6 and 12 to 16).
-- samples_2x.png, samples_10x.png: samples of 2 and 10 times the size, by the
+- samples.png: held-out images beside samples (figures 5 and 7 to 11).
+- manifold.png: the manifold of eq. 19 through four held-out images, which have
+  red borders (figures 6 and 12 to 16).
+- samples_2x.png, samples_10x.png: samples of 2 and 10 times the size from the
   same weights (figures 17 to 21).
-- compression.png: a held-out image, then what the flow makes of its coarser
-  latents and fresh finer ones, ever fewer of them kept (figures 22 to 26).
-- reconstruction.png: held-out images, what comes back from their latents, and
-  the difference, which the program prints.
-- interpolation.png: from one held-out image to another, a row for each pair.
-- temperature.png: samples whose latents are multiplied by 0.5, 0.6, ..., 1.2, a
-  column each.
+- compression.png: in each row a held-out image and its reconstructions from
+  fewer and fewer of its coarsest latents, where the others are sampled (figures
+  22 to 26).
+- reconstruction.png: held-out images, their reconstructions from all latents,
+  and the differences. The program prints the largest one.
+- interpolation.png: interpolations between pairs of held-out images, one pair
+  in each row.
+- temperature.png: samples at temperatures 0.5, 0.6, ..., 1.2, one in each
+  column.
 
-And of a conditional model:
+For a conditional model also:
 
-- classes.png: samples, a row for each class.
-- attribute_change.png: held-out images, and what their latents give under other
-  conditions: every class, or the attributes of the image before (figures 27 and
-  28). With classes, the program also tells how often an image is likelier under
-  its own than under others.
+- classes.png: samples, one class in each row.
+- attribute_change.png: held-out images, and images decoded from their latents
+  under other conditions: each class, or the attributes of the image before
+  (figures 27 and 28). With classes, the program also prints how often an image
+  is likelier under its own class than under the others.
 """
 
+from collections.abc import Sequence
 import pathlib
+from typing import Any
 
 from absl import app
 from absl import flags
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_realnvp import visualization
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
+from tfp_realnvp.paper import presets
+
+tfd = tfp.distributions
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
-flags.DEFINE_string('data_dir', None, 'As for train.py.')
-flags.DEFINE_integer('seed', 0, 'Of all that is drawn at random.')
+flags.DEFINE_string(
+  'model_dir', None, 'The --model_dir of train.py.', required=True
+)
+flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
+flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
 
-_NUM_IMAGES = 1000  # Held-out ones, of which pictures show the first.
+_NUM_IMAGES = 1000  # Held-out images. The figures show the first of them.
 _TEMPERATURES = np.arange(0.5, 1.25, 0.1)
 
 
 class Artist:
-  """Draws pictures of one model, and of held-out images under it."""
+  """Draws the figures of a model. Each method returns a `uint8` image."""
 
   def __init__(
-    self, distribution, preset, prior_name, images, condition, seed=0
+    self,
+    distribution: tfd.Distribution,
+    preset: presets.Preset,
+    prior_name: str,
+    images: np.ndarray,
+    condition: np.ndarray | None,
+    seed: int = 0,
   ):
     """Initializes Artist.
 
     Args:
-      distribution: `tfd.TransformedDistribution`, trained.
-      preset: `tfp_realnvp.Preset`.
-      prior_name: Key of `experiment.PRIORS`, of the distribution's.
-      images: uint8 `[N, H, W, C]`, held out.
-      condition: `[N, K]`, or `None`.
-      seed: `int`, of all that is drawn at random.
+      distribution: Trained `tfd.TransformedDistribution`.
+      preset: `Preset` of the distribution.
+      prior_name: Key of the prior in `experiment.PRIORS`.
+      images: Held-out images, uint8 `[N, H, W, C]`.
+      condition: Conditions of the images, `[N, K]`, or `None`.
+      seed: Seed of the samples.
     """
     self.distribution = distribution
     self._flow = distribution.bijector
@@ -73,14 +89,14 @@ class Artist:
     self._forward = tf.function(self._flow.forward)
     self._inverse = tf.function(self._flow.inverse)
 
-  def samples(self):
+  def samples(self) -> np.ndarray:
     samples = self._sample(self._prior, 64)
     return visualization.side_by_side(
       self._grid(self._images[:64] + 0.5), self._grid(samples)
     )
 
-  def manifold(self):
-    # A condition is a corner's too; between them it is the first one's.
+  def manifold(self) -> np.ndarray:
+    # The whole manifold has the condition of the first image.
     condition = self._conditions(4)[:1]
     latents = self._encode(self._images[:4], condition.repeat(4, axis=0))
     points = visualization.manifold(latents, num_angles=8)
@@ -88,12 +104,12 @@ class Artist:
     pixels = self._decode(points, condition.repeat(64, axis=0))
     return self._grid(pixels, padding=2, marked=(0, 2, 16, 18))
 
-  def larger_samples(self, factor, count):
-    """Samples of another size, by the same weights (appendix C)."""
+  def larger_samples(self, factor: int, count: int) -> np.ndarray:
+    """Samples larger images with the same weights (appendix C)."""
     samples = self._sample(self._larger_prior(factor), count)
     return self._grid(samples, num_columns=min(count, 4))
 
-  def compression(self):
+  def compression(self) -> np.ndarray:
     images, condition = self._images[:8], self._conditions(8)
     latents = self._encode(images, condition)
     fresh = self._prior.sample(8, seed=[self._seed, 1])
@@ -103,18 +119,18 @@ class Artist:
     ]
     return self._columns(columns)
 
-  def reconstruction(self):
-    """Returns the picture, and the largest error, in levels of a pixel."""
+  def reconstruction(self) -> tuple[np.ndarray, float]:
+    """Returns the image, and the largest error in levels of a pixel."""
     images, condition = self._images[:8], self._conditions(8)
     decoded = self._decode(self._encode(images, condition), condition)
     error = np.abs(decoded - (images + 0.5))
-    # The error of float32 would be black: its largest is shown as white.
+    # Scale the rounding errors so that the largest one is white.
     scaled = error * (self._preset.num_levels - 1) / error.max()
     return self._grid(
       np.concatenate([images + 0.5, decoded, scaled])
     ), error.max()
 
-  def interpolation(self):
+  def interpolation(self) -> np.ndarray:
     images, condition = self._images[:16], self._conditions(16)
     first, last = np.split(self._encode(images, condition), 2)
     rows = []
@@ -124,7 +140,7 @@ class Artist:
       rows.append(self._decode(points, own[np.newaxis].repeat(8, axis=0)))
     return self._grid(np.concatenate(rows))
 
-  def temperature(self):
+  def temperature(self) -> np.ndarray:
     latents = self._prior.sample(8, seed=[self._seed, 2])
     mean = self._prior.mean()
     columns = [
@@ -133,13 +149,13 @@ class Artist:
     ]
     return self._columns(columns)
 
-  def classes(self):
+  def classes(self) -> np.ndarray:
     classes = np.eye(self._preset.condition_size, dtype=np.float32)
     latents = self._prior.sample(8 * len(classes), seed=[self._seed, 3])
     return self._grid(self._decode(latents, classes.repeat(8, axis=0)))
 
-  def attribute_change(self):
-    """`g(f(x; y); y')` (appendix F)."""
+  def attribute_change(self) -> np.ndarray:
+    """Draws `g(f(x; y); y')` for other conditions `y'` (appendix F)."""
     images, condition = self._images[:8], self._conditions(8)
     latents = self._encode(images, condition)
     if self._preset.condition_feature == 'label':
@@ -151,13 +167,13 @@ class Artist:
     columns += [self._decode(latents, other) for other in others]
     return self._columns(columns)
 
-  def label_shares(self):
-    """Returns how often images are likelier under their label than others.
+  def label_shares(self) -> tuple[float, float]:
+    """Returns how often images are likelier under their own label.
 
     Returns:
-      above_mean: Share of images whose log-likelihood under their own label is
-        higher than the mean of those under the others.
-      above_all: The same, higher than all of them.
+      above_mean: Fraction of images whose log-likelihood under their own label
+        is above the mean under the other labels.
+      above_all: Fraction of images for which it is above all others.
     """
     log_prob = tf.function(self.distribution.log_prob)
     pixels = tf.constant(self._images, tf.float32) + 0.5
@@ -180,25 +196,25 @@ class Artist:
       np.mean(right > others.max(axis=1)),
     )
 
-  def _conditions(self, count):
-    """The first images' conditions; without any, an array that says so."""
+  def _conditions(self, count: int) -> np.ndarray:
+    """Returns the first conditions, of size 0 for an unconditional model."""
     if self._condition is None:
       return np.zeros([count, 0], np.float32)
     return self._condition[:count]
 
-  def _encode(self, images, condition):
+  def _encode(self, images: np.ndarray, condition: np.ndarray) -> np.ndarray:
     pixels = tf.constant(images, tf.float32) + 0.5
     return self._inverse(pixels, **_condition_kwargs(condition)).numpy()
 
-  def _decode(self, latents, condition):
+  def _decode(self, latents: Any, condition: np.ndarray) -> np.ndarray:
     latents = tf.constant(latents)
     return self._forward(latents, **_condition_kwargs(condition)).numpy()
 
-  def _sample(self, prior, count):
+  def _sample(self, prior: tfd.Distribution, count: int) -> np.ndarray:
     latents = prior.sample(count, seed=[self._seed, 0])
     return self._decode(latents, self._conditions(count))
 
-  def _larger_prior(self, factor):
+  def _larger_prior(self, factor: int) -> tfd.Distribution:
     height, width, channels = self._preset.image_shape
     shape = (factor * height, factor * width, channels)
     larger = experiment.PRIORS[self._prior_name](self._flow, shape)
@@ -206,24 +222,26 @@ class Artist:
       variable.assign(trained)
     return larger
 
-  def _columns(self, columns):
-    """Lays batches of as many images each out as columns."""
+  def _columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Arranges batches of the same size as the columns of a grid."""
     images = np.stack(columns, axis=1)
     return self._grid(
       images.reshape(-1, *images.shape[2:]), num_columns=len(columns)
     )
 
-  def _grid(self, pixels, num_columns=8, **kwargs):
+  def _grid(
+    self, pixels: np.ndarray, num_columns: int = 8, **kwargs: Any
+  ) -> np.ndarray:
     pixels = visualization.to_uint8(pixels, self._preset.num_levels)
     zoom = max(1, 64 // pixels.shape[1])
     return visualization.image_grid(pixels, num_columns, zoom, **kwargs)
 
 
-def _condition_kwargs(condition):
+def _condition_kwargs(condition: np.ndarray) -> dict[str, tf.Tensor]:
   return {'condition': tf.constant(condition)} if condition.shape[1] else {}
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   model_dir = pathlib.Path(FLAGS.model_dir)
@@ -235,8 +253,8 @@ def main(argv):
   images, condition = data.arrays('test', _NUM_IMAGES)
   if len(images) < 16:
     raise SystemExit(
-      f'--data_dir={FLAGS.data_dir}: figures need 16 held-out images, there '
-      f'are {len(images)}.'
+      f'--data_dir={FLAGS.data_dir} must have at least 16 held-out images for '
+      f'the figures, found {len(images)}.'
     )
   artist = Artist(
     distribution,
@@ -274,7 +292,7 @@ def main(argv):
     )
 
 
-def _write(path, picture):
+def _write(path: pathlib.Path, picture: np.ndarray) -> None:
   path.parent.mkdir(exist_ok=True)
   tf.io.write_file(str(path), tf.io.encode_png(picture))
   print(path)

@@ -1,46 +1,56 @@
-"""Exports a model that train.py trained, and asks it as a server would.
+"""Exports a model that train.py trained and queries it as a server would.
 
     python examples/export_and_serve.py --model_dir=runs/digits \
       --export_dir=runs/digits_serving/1
 
-Writes a SavedModel to --export_dir. Then a process that imports TensorFlow and
-NumPy alone loads it and answers for the held-out images; this program compares
-with the library's answers, and prints the command that starts TensorFlow
-Serving and a request in its format.
+Writes a SavedModel to --export_dir. A second process that imports only
+TensorFlow and NumPy loads it and computes `log_prob` of held-out images. This
+program compares the results with the library's, and prints a command that
+starts TensorFlow Serving and an example request.
 """
 
+from collections.abc import Iterable
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from absl import app
 from absl import flags
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_realnvp
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 
+tfd = tfp.distributions
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string('model_dir', None, 'Of train.py.', required=True)
+flags.DEFINE_string(
+  'model_dir', None, 'The --model_dir of train.py.', required=True
+)
 flags.DEFINE_string(
   'export_dir',
   None,
-  'Where to export to: <base>/<version> for TensorFlow Serving.',
+  'Directory to write the SavedModel to, <base>/<version> for TensorFlow '
+  'Serving.',
   required=True,
 )
-flags.DEFINE_string('data_dir', None, 'As for train.py.')
+flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
 flags.DEFINE_integer(
   'num_draws',
   None,
-  'Draws of noise that log_prob is the mean over; by default the middle of '
-  'each bin.',
+  'Number of noise draws that log_prob averages over (default: no noise, the '
+  'middle of each bin).',
   lower_bound=1,
 )
-flags.DEFINE_integer('num_images', 1000, 'Held-out images to ask for.', 1)
+flags.DEFINE_integer(
+  'num_images', 1000, 'Number of held-out images to query.', 1
+)
 
 _SERVER = """
 import sys
@@ -60,8 +70,10 @@ np.savez(answers, log_prob=log_prob, alone=alone)
 """
 
 
-def served_log_prob(export_dir, inputs):
-  """Asks the SavedModel in a process of its own, with TensorFlow alone."""
+def served_log_prob(
+  export_dir: str, inputs: dict[str, np.ndarray]
+) -> np.ndarray:
+  """Queries the SavedModel in a process that imports only TensorFlow."""
   with tempfile.TemporaryDirectory() as folder:
     questions, answers = f'{folder}/questions.npz', f'{folder}/answers.npz'
     np.savez(questions, **inputs)
@@ -74,11 +86,13 @@ def served_log_prob(export_dir, inputs):
     return answers['log_prob']
 
 
-def library_log_prob(distribution, batches):
-  """What the library itself says of pixels in the middle of their bins."""
+def library_log_prob(
+  distribution: tfd.Distribution, batches: Iterable[Any]
+) -> np.ndarray:
+  """Computes `log_prob` of the middle of each bin with the library."""
 
   @tf.function
-  def log_prob(images, condition=None):
+  def log_prob(images: Any, condition: Any = None) -> tf.Tensor:
     pixels = tf.cast(images, tf.float32) + 0.5
     return distribution.log_prob(
       pixels, **experiment.bijector_kwargs(condition)
@@ -92,7 +106,7 @@ def library_log_prob(distribution, batches):
   )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   distribution, preset, trained = experiment.load_trained(

@@ -1,28 +1,33 @@
-r"""Trains Real NVP on a data set of the paper, on digits, or on your images.
+r"""Trains Real NVP on a data set of the paper, on digits or on your own images.
 
     python examples/train.py --dataset=celeb_a --model_dir=runs/celeb_a
     python examples/train.py --dataset=digits --model_dir=runs/digits
     python examples/train.py --dataset=folder --data_dir=photos \
       --image_size=64 --model_dir=runs/photos
 
-Architecture, preparation of the images and optimization are those of section
-4.1 of the paper (`tfp_realnvp.preset`), unless a flag says otherwise. The
-digits ship with scikit-learn and take minutes.
+Architecture, preprocessing and optimization are those of section 4.1 of the
+paper (`tfp_realnvp.preset`) unless a flag overrides them. The digits ship with
+scikit-learn and train in minutes.
 
-Writes to --model_dir: checkpoints, metrics.csv, TensorBoard summaries, a
-picture of samples beside real images every --evaluate_every steps, and the
-flags it was started with. Stopped anywhere and started again on the same
-directory it goes on where it stopped, to the same weights; on a CPU to the bit,
-with --deterministic. On Ctrl-C, SIGTERM and SIGHUP it saves first, after the
-step that it is taking, and exits with status 130, 143 and 129. At the end it
-re-estimates the moving statistics of batch normalization, into final/.
+The program writes checkpoints, metrics.csv, TensorBoard summaries, its flags,
+and every --evaluate_every steps an image of real images beside samples to
+--model_dir. At the end it re-estimates the moving statistics of batch
+normalization and writes the final model to final/.
 
-On several devices: --distribute=mirrored (all GPUs of a machine), multi_worker
-(started once for each worker, with TF_CONFIG set) or tpu. --batch_size is that
-of all together. Several workers save every --checkpoint_every steps, but not
-when one of them is stopped: saving takes all of them, at the same step.
+A run can be stopped at any time. Started again with the same --model_dir, it
+resumes and reaches the same weights as an uninterrupted run; with
+--deterministic on a CPU, they are equal bit by bit. On Ctrl-C, SIGTERM or
+SIGHUP the program finishes the current step, saves a checkpoint, and exits with
+status 130, 143 or 129.
+
+To train on several devices use --distribute=mirrored (all GPUs of a machine),
+multi_worker (start the program once for each worker, with TF_CONFIG set) or
+tpu. --batch_size is the global batch size. With several workers the program
+saves only every --checkpoint_every steps and not when a worker is stopped,
+because all workers must save at the same step.
 """
 
+from collections.abc import Iterator
 import contextlib
 import csv
 import io
@@ -31,6 +36,7 @@ import os
 import pathlib
 import signal
 import time
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -44,7 +50,7 @@ from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
 
-# How long to train, which the paper does not tell, and how long on digits.
+# Defaults of the length of training, which the paper does not specify.
 _LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000, 'cooldown_steps': 0}
 _DIGITS = {'num_steps': 400, 'evaluate_every': 200, 'cooldown_steps': 200}
 STRATEGIES = {
@@ -58,119 +64,138 @@ STRATEGIES = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-  'dataset', None, presets.NAMES, 'What to train on.', required=True
+  'dataset', None, presets.NAMES, 'Data set to train on.', required=True
 )
 flags.DEFINE_string(
   'data_dir',
   None,
-  'Where TFDS keeps its data, by default where it always does; for '
-  '--dataset=folder, the folder of images.',
+  'Directory of TensorFlow Datasets (default: that of TFDS), or the folder of '
+  'images for --dataset=folder.',
 )
-flags.DEFINE_string('model_dir', None, 'Where to write to.', required=True)
+flags.DEFINE_string(
+  'model_dir',
+  None,
+  'Directory to write checkpoints, metrics and images to.',
+  required=True,
+)
 flags.DEFINE_integer(
-  'image_size', 64, 'Side of the images, for --dataset=folder.', lower_bound=4
+  'image_size',
+  64,
+  'Height and width of the images for --dataset=folder.',
+  lower_bound=4,
 )
 flags.DEFINE_boolean(
   'conditional',
   False,
-  'Whether the flow is conditional: on the label, for CIFAR-10 and digits, or '
-  'on the 40 attributes, for CelebA (appendix F).',
+  'Whether to condition the flow on the label (CIFAR-10, digits) or on the 40 '
+  'attributes (CelebA), see appendix F of the paper.',
 )
 flags.DEFINE_enum(
   'prior',
   'standard',
   sorted(experiment.PRIORS),
-  'Distribution of the latents: standard normal, or with a location and a '
-  "scale that are learned for each channel of each scale's latents.",
+  'Distribution of the latents: standard normal, or normal with a learned mean '
+  'and standard deviation for each channel of each scale.',
 )
 for _name, _help in {
-  'num_scales': 'Scales of the architecture.',
-  'num_blocks': 'Residual blocks of each network.',
-  'hidden_channels': 'Channels within the networks at the first scale.',
-  'batch_size': 'Images per step.',
+  'num_scales': 'Number of scales of the architecture',
+  'num_blocks': 'Number of residual blocks of each network',
+  'hidden_channels': 'Number of hidden channels of the networks, first scale',
+  'batch_size': 'Number of images per training step',
 }.items():
   flags.DEFINE_integer(
-    _name, None, f'{_help} By default as in the paper.', lower_bound=1
+    _name, None, f'{_help} (default: as in the paper).', lower_bound=1
   )
 for _name, _help in {
-  'learning_rate': 'Of Adam.',
-  'clip_norm': 'Global norm gradients are clipped at.',
-  'l2_coefficient': 'L2, on the scale parameters.',
+  'learning_rate': 'Learning rate of Adam',
+  'clip_norm': 'Global norm to clip gradients to',
+  'l2_coefficient': 'L2 regularization of the scale parameters',
 }.items():
   flags.DEFINE_float(
-    _name, None, f'{_help} By default as in the paper.', lower_bound=0
+    _name, None, f'{_help} (default: as in the paper).', lower_bound=0
   )
 flags.DEFINE_boolean(
   'lagged_batch_norm',
   None,
-  'Batch normalization as in appendix E; by default for CIFAR-10 and digits.',
+  'Whether training normalizes with moving averages, see appendix E of the '
+  'paper (default: for CIFAR-10 and digits).',
 )
 flags.DEFINE_integer(
   'num_steps',
   None,
-  'Steps of training, altogether; by default 100,000, for digits 400.',
+  'Total number of training steps (default: 100,000, for digits 400).',
   lower_bound=1,
 )
 flags.DEFINE_integer(
   'evaluate_every',
   None,
-  'Steps between evaluations, each with a picture; by default 1,000, for '
-  'digits 200.',
+  'Number of steps between evaluations (default: 1,000, for digits 200).',
   lower_bound=1,
 )
 flags.DEFINE_integer(
   'cooldown_steps',
   None,
-  'Last steps, over which the learning rate falls linearly to 0; by default '
-  'none, as in the paper, for digits 200.',
+  'Number of steps at the end over which the learning rate falls linearly to 0 '
+  '(default: 0 as in the paper, for digits 200).',
   lower_bound=0,
 )
-flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', 1)
-flags.DEFINE_float('momentum', 0.9, 'Of the moving batch statistics.')
+flags.DEFINE_integer(
+  'checkpoint_every', 500, 'Number of steps between checkpoints.', 1
+)
+flags.DEFINE_float(
+  'momentum', 0.9, 'Momentum of the moving averages of batch normalization.'
+)
 flags.DEFINE_enum(
   'compute_dtype',
   'float32',
   ['float32', 'bfloat16', 'float16'],
-  'What the networks compute in; float16 with loss scaling.',
+  'Dtype of the activations of the networks. float16 uses loss scaling.',
 )
 flags.DEFINE_boolean(
   'recompute_networks',
   False,
-  'Whether to compute activations again in the backward pass: less memory.',
+  'Whether to recompute activations in the backward pass, to save memory.',
 )
 flags.DEFINE_boolean(
-  'jit_compile', False, 'Whether to compile with XLA: faster but on a CPU.'
+  'jit_compile',
+  False,
+  'Whether to compile with XLA. This is faster, except on CPUs.',
 )
 flags.DEFINE_enum(
-  'distribute', 'none', sorted(STRATEGIES), 'What to divide batches over.'
+  'distribute',
+  'none',
+  sorted(STRATEGIES),
+  'Strategy to distribute batches over devices with.',
 )
 flags.DEFINE_string('tpu', '', 'Address or name of the TPU.')
 flags.DEFINE_boolean(
   'synchronized',
   True,
-  'Whether batch statistics are those of all devices together.',
+  'Whether to compute batch statistics over all devices.',
 )
 flags.DEFINE_boolean(
   'deterministic',
   False,
-  'Whether to use only operations that always round alike: slower.',
+  'Whether to use deterministic operations only, which are slower.',
 )
-flags.DEFINE_integer('seed', 0, 'Of weights, noise and order of the data.')
+flags.DEFINE_integer(
+  'seed', 0, 'Seed of the weights, the noise and the order of the data.'
+)
 
-# Of large data sets: samples in a picture, held-out images of an evaluation
-# during training, and images that statistics and histograms are taken of.
-_NUM_SAMPLES = 64
-_NUM_EVALUATED = 10_000
-_NUM_COUNTED = 10_000
+_NUM_SAMPLES = 64  # In each image of samples.
+_NUM_EVALUATED = 10_000  # Held-out images of an evaluation during training.
+_NUM_COUNTED = 10_000  # Images for re-estimated statistics and histograms.
 
 
-def histogram_bits_per_dim(train, test, num_levels):
-  """Bits/dim of the baseline that knows each pixel's histogram and no more.
+def histogram_bits_per_dim(
+  train: np.ndarray, test: np.ndarray, num_levels: int
+) -> float:
+  """Returns bits/dim of a baseline that models each pixel by its histogram.
 
   Args:
-    train: Integer images `[N, H, W, C]`, whose levels are counted, plus one.
+    train: Integer images `[N, H, W, C]` to count levels in, starting from one.
     test: Integer images `[M, H, W, C]`.
-    num_levels: How many levels there are.
+    num_levels: Number of values a pixel can take.
   """
   train, test = (images.reshape(len(images), -1) for images in (train, test))
   bits = []
@@ -180,13 +205,13 @@ def histogram_bits_per_dim(train, test, num_levels):
   return float(np.mean(bits))
 
 
-def architecture():
-  """Returns the flags that say what the model is, which cannot change."""
+def architecture() -> dict[str, Any]:
+  """Returns the flags that determine the model."""
   return {name: FLAGS[name].value for name in experiment.ARCHITECTURE}
 
 
-def set_defaults():
-  """Gives the flags that were not given the values for the data set."""
+def set_defaults() -> None:
+  """Sets flags that were not given to their default for the data set."""
   preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
   values = vars(preset) | vars(preset.networks)
   values['lagged_batch_norm'] = preset.batch_norm.lagged
@@ -196,8 +221,8 @@ def set_defaults():
       FLAGS[name].value = value
 
 
-def build_model():
-  """Returns the model that the flags describe, compiled."""
+def build_model() -> tfp_realnvp.DensityEstimator:
+  """Builds and compiles the model from the flags."""
   preset = experiment.vary(
     experiment.preset_of_flags(**architecture()),
     learning_rate=FLAGS.learning_rate,
@@ -218,40 +243,42 @@ def build_model():
 
 
 class StopOnSignal(keras.callbacks.Callback):
-  """Ends the program on Ctrl-C, SIGTERM and SIGHUP.
+  """Exits the program on Ctrl-C, SIGTERM and SIGHUP.
 
-  Inside `deferred` it ends later: `fit` after the step that it is taking.
-  Further signals have no effect, as some are sent twice. Signals that the
-  program was started to ignore, such as SIGHUP by `nohup`, are ignored.
+  In a `deferred` context it exits at the end of the context, and `fit` stops
+  after the current step. Only the first signal counts, because some are sent
+  twice. A signal that was ignored when the program started, such as SIGHUP
+  under `nohup`, remains ignored.
 
   Attributes:
-    signal: The first signal that came, or `None`.
-    saved_step: `int`, the step up to which nothing will be lost, or `None`.
+    signal: The first signal that was received, or `None`.
+    saved_step: Step of the newest checkpoint, or `None`.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__()
     self.signal = None
     self.saved_step = None
     self._is_deferred = False
-    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Not all systems have all.
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
       number = getattr(signal, name, None)
       if number and signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, self._receive)
 
-  def _receive(self, number, frame):
-    if self.signal:  # The program is ending already.
+  def _receive(self, number: int, frame: Any) -> None:
+    del frame
+    if self.signal:  # The program is exiting already.
       return
     self.signal = signal.Signals(number)
     if not self._is_deferred:
       self._exit()
 
-  def _exit(self):
+  def _exit(self) -> None:
     raise SystemExit(128 + self.signal)
 
   @contextlib.contextmanager
-  def deferred(self):
-    """A context whose end a signal waits for."""
+  def deferred(self) -> Iterator[None]:
+    """Returns a context manager that delays the exit to its end."""
     self._is_deferred = True
     try:
       yield
@@ -260,28 +287,38 @@ class StopOnSignal(keras.callbacks.Callback):
     if self.signal:
       self._exit()
 
-  def on_train_batch_end(self, batch, logs=None):
+  def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    del batch, logs
     if self.signal:
       self.model.stop_training = True
 
 
 class Cooldown(keras.callbacks.Callback):
-  """Lets the learning rate fall linearly to 0 over the last steps."""
+  """Decreases the learning rate linearly to 0 over the last steps."""
 
-  def __init__(self, learning_rate, num_steps, cooldown_steps):
+  def __init__(self, learning_rate: float, num_steps: int, cooldown_steps: int):
     super().__init__()
     self._learning_rate = learning_rate
     self._num_steps = num_steps
     self._cooldown_steps = cooldown_steps
 
-  def on_train_batch_begin(self, batch, logs=None):
+  def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    del batch, logs
     left = self._num_steps - int(self.model.step.numpy())
     share = min(1.0, left / self._cooldown_steps) if self._cooldown_steps else 1
     self.model.optimizer.learning_rate = self._learning_rate * share
 
 
-def prepare_model_dir(model_dir):
-  """Makes the directory, keeps the flags of the run; exits if they changed."""
+def prepare_model_dir(model_dir: pathlib.Path) -> None:
+  """Creates the directory and writes flags.json, or compares with it.
+
+  Args:
+    model_dir: Directory of the run.
+
+  Raises:
+    SystemExit: If the directory cannot be written, or belongs to a run with
+      another model.
+  """
   path = model_dir / 'flags.json'
   values = architecture()
   try:
@@ -293,20 +330,26 @@ def prepare_model_dir(model_dir):
     raise SystemExit(
       f'--model_dir={model_dir} cannot be written: {error}'
     ) from error
-  begun = json.loads(path.read_text())
+  saved = json.loads(path.read_text())
   for name, value in values.items():
-    if begun.get(name, value) != value:
+    if saved.get(name, value) != value:
       raise SystemExit(
-        f'--{name}={value}, but the run in --model_dir={model_dir} was begun '
-        f'with {begun[name]}. Give that, or another --model_dir.'
+        f'--{name}={value}, but the run in --model_dir={model_dir} was started '
+        f'with {saved[name]}. Use that value or another --model_dir.'
       )
 
 
 class Reports:
-  """Writes metrics.csv, TensorBoard summaries and pictures of samples."""
+  """Writes metrics.csv, TensorBoard summaries and images of samples."""
 
-  def __init__(self, model_dir, step, is_chief):
-    """Takes up metrics.csv as it was at `step`, where training goes on."""
+  def __init__(self, model_dir: pathlib.Path, step: int, is_chief: bool):
+    """Initializes Reports from the rows of metrics.csv up to `step`.
+
+    Args:
+      model_dir: Directory to write to.
+      step: Step at which training starts or resumes.
+      is_chief: Whether this worker writes files.
+    """
     self._model_dir = model_dir
     self._is_chief = is_chief
     self._rows = []
@@ -320,18 +363,24 @@ class Reports:
       self._writer = tf.summary.create_file_writer(str(model_dir))
 
   @property
-  def step(self):
-    """The step of the last row."""
+  def step(self) -> int:
+    """Step of the last row."""
     return int(self._rows[-1]['step']) if self._rows else 0
 
-  def write(self, step, metrics, model, images):
-    """Adds a row, with the seconds since the beginning, and a picture.
+  def write(
+    self,
+    step: int,
+    metrics: dict[str, float],
+    model: tfp_realnvp.DensityEstimator,
+    images: image_data.Data,
+  ) -> None:
+    """Writes the metrics of a step, the time, and an image of samples.
 
     Args:
-      step: `int`.
-      metrics: Dict of floats.
-      model: `DensityEstimator`.
-      images: `image_data.Data`, to draw held-out images of beside samples.
+      step: Training step.
+      metrics: Values by name.
+      model: Model to sample from.
+      images: Data whose held-out images are shown beside the samples.
     """
     row = {'step': step, **metrics, 'seconds': time.time() - self._start}
     self._rows.append(row)
@@ -344,7 +393,8 @@ class Reports:
       for name, value in row.items():
         tf.summary.scalar(name, value)
       tf.summary.image('real_and_samples', picture[np.newaxis])
-    # Last: a run that is stopped before this line makes the report again.
+    # metrics.csv is written last, so that a run that is stopped before this
+    # line repeats the whole report.
     text = io.StringIO()
     table = csv.DictWriter(text, row, extrasaction='ignore')
     table.writeheader()
@@ -352,17 +402,23 @@ class Reports:
     replace_text(self._model_dir / 'metrics.csv', text.getvalue())
 
 
-def replace_text(path, text):
-  """Writes a file so that it is the old one or the new one at any time."""
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file atomically."""
   replacement = path.with_name(f'{path.name}.{os.getpid()}')
   replacement.write_text(text)
   replacement.replace(path)
 
 
-def real_and_samples(model, images):
-  """Returns a picture of real images, left, and samples, right.
+def real_and_samples(
+  model: tfp_realnvp.DensityEstimator, images: image_data.Data
+) -> np.ndarray:
+  """Returns an image of held-out images (left) beside samples (right).
 
-  Samples of a conditional flow have the conditions of the real images.
+  Samples of a conditional flow use the conditions of the held-out images.
+
+  Args:
+    model: Model to sample from.
+    images: Data set.
   """
   real, condition = images.arrays('test', _NUM_SAMPLES)
   samples = model.distribution.sample(
@@ -380,25 +436,33 @@ def real_and_samples(model, images):
   return visualization.side_by_side(*grids)
 
 
-def samples_path(model_dir, step):
+def samples_path(model_dir: pathlib.Path, step: int) -> pathlib.Path:
   return model_dir / f'samples-{step:07d}.png'
 
 
-def evaluate(model, images, limit=-1):
-  """Returns the metrics on held-out images, each named test_...."""
+def evaluate(
+  model: tfp_realnvp.DensityEstimator, images: image_data.Data, limit: int = -1
+) -> dict[str, float]:
+  """Returns the metrics of held-out images, with the prefix `test_`."""
   batches = images.batches('test', limit=limit)
   metrics = model.evaluate(batches, verbose=0, return_dict=True)
   return {f'test_{name}': value for name, value in metrics.items()}
 
 
-def train(model, images, checkpoints, reports, stop):
-  """Trains up to --num_steps, with a report every --evaluate_every."""
+def train(
+  model: tfp_realnvp.DensityEstimator,
+  images: image_data.Data,
+  checkpoints: tfp_realnvp.Checkpoints,
+  reports: Reports,
+  stop: StopOnSignal,
+) -> None:
+  """Trains up to --num_steps and reports every --evaluate_every steps."""
   every, end = FLAGS.evaluate_every, FLAGS.num_steps
   cooldown = Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
   while True:
     step = checkpoints.step
     if step > reports.step and (step % every == 0 or step == end):
-      # Those of training first: evaluation begins by setting them to 0.
+      # Read the metrics of training first, because evaluation resets them.
       metrics = model.get_metrics_result()
       metrics = {f'train_{k}': float(v) for k, v in metrics.items()}
       metrics |= evaluate(model, images, _NUM_EVALUATED)
@@ -413,14 +477,19 @@ def train(model, images, checkpoints, reports, stop):
         shuffle=False,
         callbacks=[cooldown, checkpoints, stop],
       )
-      # The other workers may be at another step, and would be waited for.
+      # Saving would wait for the other workers, which may be at another step.
       if not (stop.signal and FLAGS.distribute == 'multi_worker'):
         checkpoints.save()
         stop.saved_step = checkpoints.step
 
 
-def finish(model, images, checkpoints, stop):
-  """Re-estimates statistics, saves the model, and tells how good it is."""
+def finish(
+  model: tfp_realnvp.DensityEstimator,
+  images: image_data.Data,
+  checkpoints: tfp_realnvp.Checkpoints,
+  stop: StopOnSignal,
+) -> None:
+  """Re-estimates statistics, saves the final model, and prints the result."""
   trained = evaluate(model, images)
   batch_size = min(256, images.num_train)
   limit = min(_NUM_COUNTED, images.num_train) // batch_size * batch_size
@@ -439,16 +508,16 @@ def finish(model, images, checkpoints, stop):
     f'Step {checkpoints.step}: '
     f'test bits/dim {metrics["test_bits_per_dim"]:.3f} '
     f'(non-finite: {metrics["test_non_finite"]:.0f} of {images.num_test} '
-    f'images), before statistics were re-estimated '
+    f'images), before re-estimating statistics '
     f'{trained["test_bits_per_dim"]:.3f}; '
-    f"each pixel's histogram alone: {baseline:.3f}"
-    + (f'; the paper: {paper}.' if paper else '.')
-    + f'\nSamples beside real images: '
+    f'baseline of pixel histograms {baseline:.3f}'
+    + (f'; the paper {paper}.' if paper else '.')
+    + f'\nSamples beside held-out images: '
     f'{samples_path(model_dir, checkpoints.step)}'
   )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   stop = StopOnSignal()
@@ -462,12 +531,8 @@ def main(argv):
       print(f'Stopped by {stop.signal.name}. {saved} is saved.')
 
 
-def run(stop):
-  """Does what the flags say.
-
-  Args:
-    stop: `StopOnSignal`.
-  """
+def run(stop: StopOnSignal) -> None:
+  """Trains, evaluates and saves the model of the flags."""
   set_defaults()
   strategy = STRATEGIES[FLAGS.distribute]()
   keras.utils.set_random_seed(FLAGS.seed)
@@ -485,7 +550,7 @@ def run(stop):
     with strategy.scope():
       model = build_model()
   except ValueError as error:
-    raise SystemExit(f'The flags do not go together: {error}') from error
+    raise SystemExit(f'The flags are not compatible: {error}') from error
   checkpoints = tfp_realnvp.Checkpoints(
     model, model_dir, FLAGS.checkpoint_every
   )

@@ -2,7 +2,7 @@
 
     python examples/train_cifar.py --model_dir=runs/cifar10
 
-This is train.py, which has all the flags, with --dataset=cifar10.
+This is train.py with --dataset=cifar10. It has the same flags.
 """
 
 from absl import app

@@ -1,4 +1,4 @@
-r"""Estimates densities of vectors: the 2-D toy of figure 1, tables, your own.
+r"""Estimates densities of vectors: two moons, tables, or your own CSV file.
 
     python examples/train_vectors.py --dataset=moons --model_dir=runs/moons
     python examples/train_vectors.py --dataset=breast_cancer \
@@ -6,11 +6,13 @@ r"""Estimates densities of vectors: the 2-D toy of figure 1, tables, your own.
     python examples/train_vectors.py --dataset=csv --csv=table.csv \
       --model_dir=runs/table
 
-Holds out a fifth of the rows, trains until the log-likelihood of a validation
-fifth no longer grows, and prints that of the held-out rows, in nats, beside
-those of a Gaussian and of a Gaussian mixture, whose number of components the
-same validation rows choose. Writes weights to --model_dir, and for vectors of
-two elements mapping.png: data, latents and the lines of a grid in both spaces.
+The program holds out a fifth of the rows for testing and a fifth for
+validation. It keeps the weights with the best validation log-likelihood and
+prints the test log-likelihood in nats, beside those of a Gaussian and of a
+Gaussian mixture whose number of components is chosen on the validation rows.
+
+It writes the weights to --model_dir. For vectors of two elements it also writes
+mapping.png, which shows data, latents and a grid in both spaces (figure 1).
 """
 
 import pathlib
@@ -30,7 +32,7 @@ import tfp_realnvp
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# Those of scikit-learn that need no download; their columns are continuous.
+# Tables with continuous columns that ship with scikit-learn.
 _TABLES = {
   'breast_cancer': datasets.load_breast_cancer,
   'diabetes': datasets.load_diabetes,
@@ -43,41 +45,51 @@ flags.DEFINE_enum(
   'dataset',
   None,
   ['moons', *_TABLES, 'csv'],
-  'What to train on: two moons, a table of scikit-learn, or --csv.',
+  'Data set to train on: two moons, a table of scikit-learn, or --csv.',
   required=True,
 )
 flags.DEFINE_string(
-  'csv', None, 'Table of numbers, separated by commas, below a line of names.'
+  'csv', None, 'Path of a comma-separated table of numbers with a header line.'
 )
-flags.DEFINE_string('model_dir', None, 'Where to write to.', required=True)
-flags.DEFINE_integer('num_couplings', None, 'Couplings of the flow.', 1)
-flags.DEFINE_integer('num_layers', None, 'Hidden layers of each network.', 1)
-flags.DEFINE_integer('hidden_size', None, 'Units of a hidden layer.', 1)
-flags.DEFINE_boolean('batch_norm', None, 'Whether couplings are normalized.')
+flags.DEFINE_string(
+  'model_dir', None, 'Directory to write the results to.', required=True
+)
+flags.DEFINE_integer('num_couplings', None, 'Number of couplings.', 1)
+flags.DEFINE_integer(
+  'num_layers', None, 'Number of hidden layers of each network.', 1
+)
+flags.DEFINE_integer(
+  'hidden_size', None, 'Number of units of each hidden layer.', 1
+)
+flags.DEFINE_boolean(
+  'batch_norm', None, 'Whether batch normalization follows each coupling.'
+)
 flags.DEFINE_float(
   'degrees_of_freedom',
   None,
-  "Of Student's t-distribution, which has heavy tails, as that of the latents; "
-  'infinity is the normal one.',
+  "Degrees of freedom of Student's t-distribution of the latents, which has "
+  'heavy tails. Infinity gives the normal distribution.',
   0,
 )
 flags.DEFINE_float(
   'noise',
   None,
-  'Standard deviation of normal noise that is added to rows in training, '
-  'relative to that of the rows.',
+  'Standard deviation of the noise added to training rows, relative to the '
+  'standard deviation of the rows.',
   0,
 )
-flags.DEFINE_float('weight_decay', None, 'Of AdamW.', 0)
-flags.DEFINE_float('learning_rate', None, 'Of AdamW, at the beginning.', 0)
-flags.DEFINE_integer('batch_size', None, 'Rows of a step.', 1)
+flags.DEFINE_float('weight_decay', None, 'Weight decay of AdamW.', 0)
+flags.DEFINE_float('learning_rate', None, 'Initial learning rate of AdamW.', 0)
+flags.DEFINE_integer('batch_size', None, 'Number of rows per step.', 1)
 flags.DEFINE_integer(
-  'num_steps', None, 'Steps, over which the learning rate falls to 0.', 1
+  'num_steps', None, 'Number of steps. The learning rate decays to 0.', 1
 )
-flags.DEFINE_integer('seed', 0, 'Of the split, the weights and the toy.')
+flags.DEFINE_integer(
+  'seed', 0, 'Seed of the split, the weights, the noise and the two moons.'
+)
 
-# Many rows of few columns, and few rows of many: the second need regularization
-# more than they need a flexible flow.
+# Two moons have many rows and few columns. The tables have few rows and many
+# columns, and need regularization more than a flexible flow.
 _TOY = {
   'num_couplings': 8,
   'num_layers': 2,
@@ -106,16 +118,19 @@ _NUM_VALIDATIONS = 20
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
-def load_rows(dataset, csv=None, seed=0):
-  """Returns the rows of a data set: float `[N, D]`.
+def load_rows(
+  dataset: str, csv: str | None = None, seed: int = 0
+) -> np.ndarray:
+  """Returns the rows of a data set, float `[N, D]`.
 
   Args:
     dataset: Value of --dataset.
-    csv: Path of a table, for 'csv'.
-    seed: `int`, of the toy.
+    csv: Path of the table if `dataset` is 'csv'.
+    seed: Seed of the two moons.
 
   Raises:
-    SystemExit: If the table cannot be read, or holds what is no number.
+    SystemExit: If the table cannot be read, or contains a value that is not a
+      finite number.
   """
   if dataset == 'moons':
     return datasets.make_moons(50_000, noise=0.07, random_state=seed)[0]
@@ -127,47 +142,60 @@ def load_rows(dataset, csv=None, seed=0):
     raise SystemExit(f'--csv={csv} cannot be read: {error}') from error
   if len(rows) < 10 or rows.shape[1] < 2:
     raise SystemExit(
-      f'--csv={csv} must have 10 rows and 2 columns at least, got shape '
+      f'--csv={csv} must have at least 10 rows and 2 columns, got shape '
       f'{rows.shape}.'
     )
   bad = np.argwhere(~np.isfinite(rows))
   if len(bad):
     line, column = bad[0] + (2, 1)
     raise SystemExit(
-      f'--csv={csv}: line {line}, column {column} holds no finite number.'
+      f'--csv={csv}: line {line}, column {column} is not a finite number.'
     )
   return rows
 
 
-def split(rows, seed):
-  """Returns three, one and one fifths of the rows, in random order."""
+def split(
+  rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Shuffles rows and splits them into training (3/5), validation and test."""
   rows = np.random.default_rng(seed).permutation(rows).astype(np.float64)
   fifth = len(rows) // 5
   return rows[2 * fifth :], rows[:fifth], rows[fifth : 2 * fifth]
 
 
-def whitening(rows):
-  """Returns the bijector to rows from what has no mean and unit covariance."""
+def whitening(rows: np.ndarray) -> tfb.Bijector:
+  """Returns the affine bijector from whitened rows to rows.
+
+  Whitened rows have mean zero and identity covariance.
+
+  Args:
+    rows: `[N, D]`.
+
+  Raises:
+    SystemExit: If the covariance of the rows is singular.
+  """
   mean, scale = rows.mean(0), rows.std(0)
   if not np.all(scale > 0):
     raise SystemExit(
-      f'Column {np.argmin(scale) + 1} is constant: it has no density.'
+      f'Column {np.argmin(scale) + 1} is constant, so there is no density.'
     )
   correlation = np.cov(((rows - mean) / scale).T, bias=True)
   if np.linalg.eigvalsh(correlation)[0] < 1e-9:
-    raise SystemExit('Some columns follow from others: there is no density.')
+    raise SystemExit(
+      'Some columns are linear functions of others, so there is no density.'
+    )
   factor = scale[:, np.newaxis] * np.linalg.cholesky(correlation)
   return tfb.Chain([tfb.Shift(mean), tfb.ScaleMatvecTriL(factor)])
 
 
-def build_distribution(whiten):
-  """Returns Real NVP of rows that have been whitened.
+def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
+  """Builds Real NVP followed by the affine bijector `whiten`.
 
-  Whitening is part of the flow: the density is one of the rows. Without it
-  couplings would have to learn what linear algebra does.
+  The couplings then model whitened rows, which is easier to learn, and
+  `log_prob` is still the density of the rows themselves.
 
   Args:
-    whiten: What `whitening` returned.
+    whiten: Bijector that `whitening` returned.
   """
   (size,) = whiten.bijectors[0].shift.shape
   flow = tfp_realnvp.RealNVPChain(
@@ -188,8 +216,13 @@ def build_distribution(whiten):
   )
 
 
-def fit(distribution, whiten, train, validation):
-  """Trains, and returns the model at its best validation."""
+def fit(
+  distribution: tfd.Distribution,
+  whiten: tfb.Bijector,
+  train: np.ndarray,
+  validation: np.ndarray,
+) -> tfp_realnvp.DensityEstimator:
+  """Trains the distribution and keeps the weights of the best validation."""
   model = tfp_realnvp.DensityEstimator(
     distribution, num_levels=None, seed=FLAGS.seed
   )
@@ -203,7 +236,7 @@ def fit(distribution, whiten, train, validation):
     )
   )
 
-  def blur(step, rows):
+  def blur(step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     noise = tf.random.stateless_normal(
       tf.shape(rows), [FLAGS.seed, step], dtype=rows.dtype
     )
@@ -228,15 +261,28 @@ def fit(distribution, whiten, train, validation):
   return model
 
 
-def gaussian_mixtures(whiten, train, validation, test, seed):
-  """Returns what mixtures of Gaussians with full covariances reach.
+def gaussian_mixtures(
+  whiten: tfb.Bijector,
+  train: np.ndarray,
+  validation: np.ndarray,
+  test: np.ndarray,
+  seed: int,
+) -> tuple[float, float, int]:
+  """Fits a Gaussian and Gaussian mixtures with full covariances.
 
-  They are fitted to whitened rows, which changes nothing but their rounding.
+  They are fitted to whitened rows, which is more accurate numerically.
+
+  Args:
+    whiten: Bijector that `whitening` returned.
+    train: `[N, D]`, rows to fit to.
+    validation: `[N, D]`, rows to choose the number of components on.
+    test: `[N, D]`, rows to evaluate.
+    seed: Seed of the initial components.
 
   Returns:
     gaussian: Mean log-likelihood of the test rows under one Gaussian, in nats.
-    best: The same of the mixture that is best on the validation rows.
-    num_components: Of that mixture.
+    best: The same under the best mixture on the validation rows.
+    num_components: Number of components of that mixture.
   """
   log_det = whiten.forward_log_det_jacobian(train[:1], event_ndims=1)
   whitened = [whiten.inverse(x).numpy() for x in (train, validation, test)]
@@ -253,18 +299,20 @@ def gaussian_mixtures(whiten, train, validation, test, seed):
   return scores[1][1], scores[best][1], best
 
 
-def draw_mapping(distribution, rows, num_lines=13):
+def draw_mapping(
+  distribution: tfd.Distribution, rows: np.ndarray, num_lines: int = 13
+) -> figure.Figure:
   """Draws figure 1 of the paper: data, latents and a grid in both spaces.
 
   Args:
     distribution: `tfd.TransformedDistribution` of vectors of two elements.
-    rows: `[N, 2]`, data.
-    num_lines: `int`, lines of the grid in each direction.
+    rows: Data, `[N, 2]`.
+    num_lines: Number of grid lines in each direction.
 
   Returns:
-    A Matplotlib figure. Above, data and their latents `z = f(x)`; below, what
-    becomes of samples `z` of the prior, and these. Lines of the grid that are
-    straight among latents are bent by `g` among data.
+    A Matplotlib figure. The upper row shows data `x` and latents `f(x)`, the
+    lower row samples `g(z)` and their latents `z`. The grid is straight in the
+    latent space.
   """
   flow, prior = distribution.bijector, distribution.distribution
   along = np.linspace(-3, 3, 300)
@@ -293,7 +341,7 @@ def draw_mapping(distribution, rows, num_lines=13):
   return picture
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   for name, value in (_TOY if FLAGS.dataset == 'moons' else _TABLE).items():

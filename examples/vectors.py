@@ -1,4 +1,4 @@
-"""Fits Real NVP to two moons, and draws samples beside the data.
+"""Fits Real NVP to two moons and plots samples beside the data.
 
     python examples/vectors.py
 
@@ -19,17 +19,17 @@ NUM_ROWS = 20_000
 NUM_EPOCHS = 100
 
 
-def main():
+def main() -> None:
   rows, _ = datasets.make_moons(NUM_ROWS, noise=0.07, random_state=0)
   rows = rows.astype(np.float32)
   train, test = rows[NUM_ROWS // 10 :], rows[: NUM_ROWS // 10]
 
-  # Couplings of a flow of few elements learn best without batch normalization.
+  # For vectors of few elements, batch normalization slows down learning.
   flow = tfp_realnvp.RealNVPChain((2,), num_couplings=8, batch_norm=None)
   base = tfd.MultivariateNormalDiag([0.0, 0.0])
   dist = tfd.TransformedDistribution(base, flow)
 
-  # `num_levels=None`: rows are continuous, not pixels.
+  # `num_levels=None` is for continuous data. Pixels would be dequantized.
   model = tfp_realnvp.DensityEstimator(dist, num_levels=None, seed=0)
   steps = NUM_EPOCHS * -(-len(train) // 512)
   rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)

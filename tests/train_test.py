@@ -307,7 +307,7 @@ def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
   assert 'Step 4: test' in _run(*flags)
   output = _run(*flags, '--num_scales=2', expect=1)
   assert '--num_scales=2, but the run' in output
-  assert 'was begun with 1' in output
+  assert 'was started with 1' in output
   assert tf.train.latest_checkpoint(tmp_path).endswith('ckpt-4')
 
 

@@ -32,7 +32,7 @@ def test_whitening_by_hand():
   np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(2), atol=1e-12)
   with pytest.raises(SystemExit, match='Column 2 is constant'):
     train_vectors.whitening(np.stack([rows[:, 0], np.ones(50)], axis=1))
-  with pytest.raises(SystemExit, match='follow from others'):
+  with pytest.raises(SystemExit, match='linear functions of others'):
     train_vectors.whitening(np.stack([rows[:, 0], rows[:, 0]], axis=1))
 
 
@@ -113,8 +113,8 @@ def test_csv_of_two_columns(tmp_path):
   'text, message',
   [
     (None, 'cannot be read'),
-    ('a,b\n1,2\n', 'must have 10 rows and 2 columns'),
-    ('a,b\n' + 9 * '1,2\n' + '3,x\n', 'line 11, column 2 holds no finite'),
+    ('a,b\n1,2\n', 'must have at least 10 rows and 2 columns'),
+    ('a,b\n' + 9 * '1,2\n' + '3,x\n', 'line 11, column 2 is not a finite'),
     ('a,b\n' + 9 * '1,2\n' + '3\n', 'cannot be read'),
   ],
 )
