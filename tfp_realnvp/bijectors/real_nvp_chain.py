@@ -14,35 +14,30 @@ from tfp_realnvp.bijectors import conditioner
 from tfp_realnvp.bijectors import factor_out
 from tfp_realnvp.bijectors import flow_bijector
 from tfp_realnvp.bijectors import flow_sequence
-from tfp_realnvp.bijectors import logit_transform as logit_transform_lib
 from tfp_realnvp.networks import coupling_network
-from tfp_realnvp.networks import dense
 from tfp_realnvp.networks import moving_statistics
-from tfp_realnvp.networks import residual
 
 tfb = tfp.bijectors
 
 __all__ = ['RealNVPChain']
 
 _BATCH_NORM = moving_statistics.BatchNormOptions()
-_NUM_COUPLINGS = 8  # For vectors.
 
 
 class RealNVPChain(flow_bijector.FlowBijector):
-  """Real NVP: `forward` is latent -> data (`g`), `inverse` is `f`, its inverse.
+  """Real NVP: `forward` maps latents to data, `inverse` data to latents.
 
-  Images `[H, W, C]`, pixels on `[0, 256)` (section 3.6 of the paper): the
-  logit, then at every scale three couplings with alternating checkerboard
-  masks, a squeeze, three with alternating channel-wise masks, and half of the
+  Images `[H, W, C]`, with pixels on `[0, 256)` (section 3.6 of the paper): the
+  logit; at every scale three couplings with alternating checkerboard masks, a
+  squeeze, three couplings with alternating channel-wise masks, and half of the
   variables factored out; at the last scale four checkerboard couplings. The
-  weights fit images of any size that the scales can halve, not only
-  `event_shape`. Latents have the event shape of the data; `split_latents` takes
-  them apart by scale.
+  same weights work for images of any size that can be halved often enough.
+  Latents have the event shape of the data; `split_latents` splits them by
+  scale.
 
   Vectors `[D]`: `num_couplings` couplings with alternating halves.
 
-  Every coupling is followed by a `BatchNormBijector`, unless `batch_norm` is
-  `None`.
+  A `BatchNormBijector` follows every coupling, unless `batch_norm` is `None`.
 
   #### Examples
 
@@ -85,14 +80,14 @@ class RealNVPChain(flow_bijector.FlowBijector):
       num_scales: How many scales, for images only. By default the image is
         halved down to 4 pixels, or for as long as both sides are even.
       num_couplings: How many couplings, for vectors only; by default 8.
-      networks: Function from a `NetworkSpec` to the network of a coupling; by
-        default `ResidualNetworks()` for images and `DenseNetworks()` for
-        vectors. A function that builds a Keras model is as good.
-      batch_norm: How the `BatchNormBijector` after each coupling works, or
-        `None` for none.
-      condition_size: Size `K` of the `condition` of a conditional flow
-        (appendix F), which then is an argument of every call: `[..., K]`.
-      logit_transform: `tfb.Bijector` or `None`, from data to the real line;
+      networks: Function from a `NetworkSpec` to the network of a coupling, such
+        as a Keras model; by default `ResidualNetworks()` for images and
+        `DenseNetworks()` for vectors.
+      batch_norm: Options of the `BatchNormBijector` after each coupling, or
+        `None` for no batch normalization there.
+      condition_size: Size `K` of the condition of a conditional flow (appendix
+        F). Every call then needs `condition`, `[..., K]`.
+      logit_transform: `tfb.Bijector` from data to the real line, or `None`;
         'default' is `LogitTransform()` for images and `None` for vectors.
       validate_args: Python `bool`, whether to check values at run time.
       dtype: Dtype of events and variables.
@@ -103,52 +98,19 @@ class RealNVPChain(flow_bijector.FlowBijector):
       ValueError: If an argument is out of range, or not for such events.
     """
     parameters = dict(locals())
-    event_shape = _check_event_shape(event_shape)
-    is_image = len(event_shape) == 3
-    name_of_other = 'num_couplings' if is_image else 'num_scales'
-    if parameters[name_of_other] is not None:
-      raise ValueError(
-        f'`{name_of_other}` is for {"vectors" if is_image else "images"} only, '
-        f'got {parameters[name_of_other]!r} with `event_shape` {event_shape!r}.'
-      )
-    util.check_int(num_couplings, 'num_couplings', optional=True)
-    util.check_int(condition_size, 'condition_size', optional=True)
-    moving_statistics.check_batch_norm(batch_norm)
-    if networks is None:
-      networks = residual.ResidualNetworks if is_image else dense.DenseNetworks
-      networks = networks()
-    if not callable(networks):
-      raise TypeError(f'`networks` must be callable, got {networks!r}.')
-    if isinstance(logit_transform, str) and logit_transform == 'default':
-      logit_transform = None
-      if is_image:
-        logit_transform = logit_transform_lib.LogitTransform(
-          validate_args=validate_args, dtype=dtype
-        )
-    if not isinstance(logit_transform, (tfb.Bijector, type(None))):
-      raise TypeError(
-        "`logit_transform` must be a tfb.Bijector, None or 'default', got "
-        f'{logit_transform!r}.'
-      )
     with tf.name_scope(name) as name:
-      builder = architecture.CouplingBuilder(
+      bijectors = architecture.components(
+        event_shape,
+        num_scales,
+        num_couplings,
         networks,
         batch_norm,
         condition_size,
+        logit_transform,
         dtype=dtype,
         validate_args=validate_args,
       )
-      channels = event_shape[-1]
-      if is_image:
-        num_scales = _check_num_scales(event_shape, num_scales)
-        bijectors = architecture.image_components(builder, channels, num_scales)
-      else:
-        bijectors = architecture.vector_components(
-          builder, channels, num_couplings or _NUM_COUPLINGS
-        )
-      if logit_transform is not None:
-        bijectors = [logit_transform, *bijectors]
-      self._hold(bijectors, event_shape, dtype, parameters, name)
+      self._hold(bijectors, parameters, name)
 
   @classmethod
   def from_bijectors(
@@ -159,7 +121,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     dtype: tf.DType = tf.float32,
     name: str = 'real_nvp_chain',
   ) -> 'RealNVPChain':
-    """Makes a chain of given components.
+    """Creates a chain of the given components.
 
     Args:
       bijectors: The components, in data -> latent order.
@@ -173,39 +135,30 @@ class RealNVPChain(flow_bijector.FlowBijector):
       ValueError: If `event_shape` is not that of images or vectors.
     """
     parameters = {k: v for k, v in locals().items() if k != 'cls'}
-    event_shape = _check_event_shape(event_shape)
-    return cls._holding(list(bijectors), event_shape, dtype, parameters)
+    return cls._holding(list(bijectors), parameters)
 
   @classmethod
   def _holding(
-    cls,
-    bijectors: Sequence[tfb.Bijector],
-    event_shape: Sequence[int | None],
-    dtype: tf.DType,
-    parameters: dict[str, Any],
+    cls, bijectors: list[tfb.Bijector], parameters: dict[str, Any]
   ) -> 'RealNVPChain':
     chain = cls.__new__(cls)
     with tf.name_scope(parameters['name']) as name:
-      chain._hold(bijectors, event_shape, dtype, parameters, name)
+      chain._hold(bijectors, parameters, name)
     return chain
 
   def _hold(
-    self,
-    bijectors: Sequence[tfb.Bijector],
-    event_shape: tuple[int | None, ...],
-    dtype: tf.DType,
-    parameters: dict[str, Any],
-    name: str,
+    self, bijectors: list[tfb.Bijector], parameters: dict[str, Any], name: str
   ) -> None:
+    event_shape = architecture.check_event_shape(parameters['event_shape'])
     self._event_shape = event_shape
     self._sequence = flow_sequence.FlowSequence(
-      bijectors, event_ndims=len(event_shape), dtype=dtype
+      bijectors, event_ndims=len(event_shape), dtype=parameters['dtype']
     )
     self._takes = composition.takes(self._sequence)
     super().__init__(
       forward_min_event_ndims=len(event_shape),
       validate_args=parameters['validate_args'],
-      dtype=dtype,
+      dtype=parameters['dtype'],
       parameters=parameters,
       name=name,
     )
@@ -217,15 +170,15 @@ class RealNVPChain(flow_bijector.FlowBijector):
 
   @property
   def scale_parameters(self) -> tuple[tf.Variable, ...]:
-    """The learned magnitudes, which the paper regularizes (section 4.1).
+    """Magnitudes of weight normalization and log-scales (section 4.1).
 
-    Those of weight normalization and of the log-scales, as a tuple of
-    `tf.Variable`s.
+    The paper regularizes them.
     """
     return tuple(
       variable
       for module in self.submodules
-      if not isinstance(module, RealNVPChain)  # Its networks are there too.
+      # The parts of a nested chain are submodules, too.
+      if not isinstance(module, RealNVPChain)
       for variable in getattr(module, 'scale_parameters', ())
     )
 
@@ -235,38 +188,30 @@ class RealNVPChain(flow_bijector.FlowBijector):
     Args:
       **override_parameters_kwargs: `name` or `validate_args`.
 
-    Returns:
-      A `RealNVPChain`.
-
     Raises:
-      ValueError: For other overrides: they describe another architecture, which
-        could not share the variables.
+      ValueError: For other overrides, because another architecture cannot share
+        the variables.
     """
     overrides = override_parameters_kwargs
-    architecture_overrides = sorted(set(overrides) - {'name', 'validate_args'})
-    if architecture_overrides:
+    others = sorted(set(overrides) - {'name', 'validate_args'})
+    if others:
       raise ValueError(
         'A copy shares its variables and can only override `name` and '
-        f'`validate_args`, got {architecture_overrides}; build a new '
-        'RealNVPChain.'
+        f'`validate_args`, got {others}; build a new RealNVPChain.'
       )
-    bijectors = self.bijectors
-    if 'validate_args' in overrides:
-      bijectors = [
-        b.copy(validate_args=overrides['validate_args']) for b in bijectors
-      ]
-    parameters = {**self.parameters, **overrides}
-    return self._holding(bijectors, self._event_shape, self.dtype, parameters)
+    checks = {k: v for k, v in overrides.items() if k == 'validate_args'}
+    bijectors = [b.copy(**checks) if checks else b for b in self.bijectors]
+    return self._holding(bijectors, {**self.parameters, **overrides})
 
   def split_latents(self, z: Any) -> list[tf.Tensor]:
-    """Takes latents apart by scale.
+    """Splits latents by scale.
 
     Args:
       z: `[..., H, W, C]`, or `[..., D]`.
 
     Returns:
-      List with the latents of each scale, finest first. Of `[32, 32, 3]` at
-      three scales: `[16, 16, 6]`, `[8, 8, 12]` and, what is left, `[8, 8, 12]`.
+      List of the latents of each scale, finest first. With three scales,
+      `[32, 32, 3]` is split into `[16, 16, 6]`, `[8, 8, 12]` and `[8, 8, 12]`.
     """
     z = util.to_tensor(z, self.dtype, 'z')
     self.forward_event_shape(z.shape)
@@ -276,7 +221,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     """Undoes `split_latents`.
 
     Args:
-      latents: List with the latents of each scale, finest first.
+      latents: List of the latents of each scale, finest first.
 
     Returns:
       `[..., H, W, C]`, or `[..., D]`.
@@ -310,15 +255,12 @@ class RealNVPChain(flow_bijector.FlowBijector):
     self, condition: tf.Tensor | None, x: tf.Tensor
   ) -> tf.Tensor | None:
     """Broadcasts the condition once, for all couplings."""
+    ndims = self.forward_min_event_ndims
     if condition is None:
       return None
-    return conditioner.broadcast_condition(
-      condition, x, self.forward_min_event_ndims
-    )
+    return conditioner.broadcast_condition(condition, x, ndims)
 
-  def _shape_after(
-    self, shape: tf.TensorShape, direction: str
-  ) -> tf.TensorShape:
+  def _shape_after(self, shape: tf.TensorShape, direction: str) -> Any:
     if shape[-1] not in (None, self._event_shape[-1]):
       raise ValueError(
         f'{self.name}: events must end in {self._event_shape[-1]} channels, as '
@@ -332,48 +274,3 @@ class RealNVPChain(flow_bijector.FlowBijector):
 
   def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
     return self._sequence.forward_event_shape_tensor(shape)
-
-
-def _check_event_shape(event_shape: Any) -> tuple[int | None, ...]:
-  """Returns the event shape as a tuple of ints and `None`."""
-  try:
-    result = tuple(tf.TensorShape(event_shape))
-  except (TypeError, ValueError) as error:
-    raise ValueError(
-      f'`event_shape` must be (H, W, C) or (D,), got {event_shape!r}.'
-    ) from error
-  if len(result) not in (1, 3) or 0 in result or result[-1] is None:
-    raise ValueError(
-      '`event_shape` must be (H, W, C) or (D,), the last element known; got '
-      f'{result!r}.'
-    )
-  return result
-
-
-def _check_num_scales(
-  event_shape: Sequence[int | None], num_scales: int | None
-) -> int:
-  """Returns how many scales there are, after a check that they fit."""
-  util.check_int(num_scales, 'num_scales', optional=True)
-  sides = event_shape[:2]
-  if num_scales is None:
-    if None in sides:
-      raise ValueError(
-        '`num_scales` must be given where height and width are not: '
-        f'`event_shape` is {event_shape!r}.'
-      )
-    num_scales = 1
-    while all(
-      side % 2**num_scales == 0 and side > 4 * 2 ** (num_scales - 1)
-      for side in sides
-    ):
-      num_scales += 1
-  for side in sides:
-    if side is not None and side % 2 ** (num_scales - 1):
-      raise ValueError(
-        f'`event_shape` {event_shape!r} cannot be halved {num_scales - 1} '
-        f'times for `num_scales` {num_scales}: height and width must be '
-        f'divisible by '
-        f'{2 ** (num_scales - 1)}.'
-      )
-  return num_scales
