@@ -6,13 +6,12 @@ r"""Estimates densities of vectors: two moons, tables, or your own CSV file.
     python examples/train_vectors.py --dataset=csv --csv=table.csv \
       --model_dir=runs/table
 
-The program holds out a fifth of the rows for testing and a fifth for
-validation. It keeps the weights with the best validation log-likelihood and
-prints the test log-likelihood in nats, beside those of a Gaussian and of a
-Gaussian mixture whose number of components is chosen on the validation rows.
-
-It writes the weights to --model_dir. For vectors of two elements it also writes
-mapping.png, which shows data, latents and a grid in both spaces (figure 1).
+Holds out a fifth of the rows for testing and a fifth for validation. Keeps the
+weights with the best validation log-likelihood and prints the test
+log-likelihood in nats, beside those of a Gaussian and of a Gaussian mixture
+whose number of components is chosen on the validation rows. Writes the weights
+to --model_dir, and for vectors of two elements mapping.png, which shows data,
+latents and a grid in both spaces (figure 1).
 """
 
 import pathlib
@@ -54,36 +53,26 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   'model_dir', None, 'Directory to write the results to.', required=True
 )
-flags.DEFINE_integer('num_couplings', None, 'Number of couplings.', 1)
-flags.DEFINE_integer(
-  'num_layers', None, 'Number of hidden layers of each network.', 1
-)
-flags.DEFINE_integer(
-  'hidden_size', None, 'Number of units of each hidden layer.', 1
-)
 flags.DEFINE_boolean(
   'batch_norm', None, 'Whether batch normalization follows each coupling.'
 )
-flags.DEFINE_float(
-  'degrees_of_freedom',
-  None,
-  "Degrees of freedom of Student's t-distribution of the latents, which has "
-  'heavy tails. Infinity gives the normal distribution.',
-  0,
-)
-flags.DEFINE_float(
-  'noise',
-  None,
-  'Standard deviation of the noise added to training rows, relative to the '
-  'standard deviation of the rows.',
-  0,
-)
-flags.DEFINE_float('weight_decay', None, 'Weight decay of AdamW.', 0)
-flags.DEFINE_float('learning_rate', None, 'Initial learning rate of AdamW.', 0)
-flags.DEFINE_integer('batch_size', None, 'Number of rows per step.', 1)
-flags.DEFINE_integer(
-  'num_steps', None, 'Number of steps. The learning rate decays to 0.', 1
-)
+for _name, _help in {
+  'num_couplings': 'Number of couplings.',
+  'num_layers': 'Number of hidden layers of each network.',
+  'hidden_size': 'Number of units of each hidden layer.',
+  'batch_size': 'Number of rows per step.',
+  'num_steps': 'Number of steps. The learning rate decays to 0.',
+}.items():
+  flags.DEFINE_integer(_name, None, _help, lower_bound=1)
+for _name, _help in {
+  'degrees_of_freedom': "Degrees of freedom of Student's t-distribution of the "
+  'latents. Infinity gives the normal distribution.',
+  'noise': 'Standard deviation of the noise added to training rows, relative '
+  'to that of the rows.',
+  'weight_decay': 'Weight decay of AdamW.',
+  'learning_rate': 'Initial learning rate of AdamW.',
+}.items():
+  flags.DEFINE_float(_name, None, _help, lower_bound=0)
 flags.DEFINE_integer(
   'seed', 0, 'Seed of the split, the weights, the noise and the two moons.'
 )
@@ -129,8 +118,7 @@ def load_rows(
     seed: Seed of the two moons.
 
   Raises:
-    SystemExit: If the table cannot be read, or contains a value that is not a
-      finite number.
+    SystemExit: If the table cannot be read, or a value is not a finite number.
   """
   if dataset == 'moons':
     return datasets.make_moons(50_000, noise=0.07, random_state=seed)[0]
@@ -166,13 +154,8 @@ def split(
 def whitening(rows: np.ndarray) -> tfb.Bijector:
   """Returns the affine bijector from whitened rows to rows.
 
-  Whitened rows have mean zero and identity covariance.
-
-  Args:
-    rows: `[N, D]`.
-
-  Raises:
-    SystemExit: If the covariance of the rows is singular.
+  Whitened rows have mean zero and identity covariance. Exits the program if the
+  covariance of the rows is singular.
   """
   mean, scale = rows.mean(0), rows.std(0)
   if not np.all(scale > 0):
@@ -193,9 +176,6 @@ def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
 
   The couplings then model whitened rows, which is easier to learn, and
   `log_prob` is still the density of the rows themselves.
-
-  Args:
-    whiten: Bijector that `whitening` returned.
   """
   (size,) = whiten.bijectors[0].shift.shape
   flow = tfp_realnvp.RealNVPChain(
@@ -268,20 +248,11 @@ def gaussian_mixtures(
   test: np.ndarray,
   seed: int,
 ) -> tuple[float, float, int]:
-  """Fits a Gaussian and Gaussian mixtures with full covariances.
-
-  They are fitted to whitened rows, which is more accurate numerically.
-
-  Args:
-    whiten: Bijector that `whitening` returned.
-    train: `[N, D]`, rows to fit to.
-    validation: `[N, D]`, rows to choose the number of components on.
-    test: `[N, D]`, rows to evaluate.
-    seed: Seed of the initial components.
+  """Fits Gaussian mixtures to whitened rows, for numerical accuracy.
 
   Returns:
     gaussian: Mean log-likelihood of the test rows under one Gaussian, in nats.
-    best: The same under the best mixture on the validation rows.
+    best: The same under the mixture that is best on the validation rows.
     num_components: Number of components of that mixture.
   """
   log_det = whiten.forward_log_det_jacobian(train[:1], event_ndims=1)
