@@ -1,57 +1,107 @@
-"""What each convolution of a training step takes when it runs alone.
+"""The convolutions of a flow's graph, so that each can run alone."""
 
-    python -m benchmarks.convolutions --architecture=small
+import collections
+from collections.abc import Callable
+import dataclasses
+import functools
+import math
 
-The sum over all is what a step would take that did nothing else.
-"""
-
-import os
-import statistics
-import time
-
-from absl import app
-from absl import flags
-
-from benchmarks import harness
-from benchmarks import tasks
-
-FLAGS = flags.FLAGS
-harness.define_model_flags(architecture='small')
+import tensorflow as tf
 
 
-def main(argv):
-  del argv
-  os.environ.update(harness.ENVIRONMENT)
-  rows = []
-  for call in tasks.convolution_calls(
-    FLAGS.architecture, 'training_step', FLAGS.batch_size
-  ):
-    call.run()
-    seconds = []
-    for _ in range(FLAGS.rounds):
-      start = time.perf_counter()
-      call.run()
-      seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds)
-    rows.append(
-      [
-        call.kind,
-        'x'.join(map(str, call.input)),
-        'x'.join(map(str, call.kernel)),
-        call.count,
-        1e3 * median,
-        call.operations / median / 1e9,
-        1e3 * median * call.count,
-      ]
-    )
-  rows.sort(key=lambda row: -row[-1])
-  total = sum(row[-1] for row in rows)
-  rows.append(
-    ['all', None, None, sum(row[3] for row in rows), None, None, total]
+@dataclasses.dataclass
+class Convolution:
+  """A convolution, or one of its gradients.
+
+  Attributes:
+    kind: 'Conv2D', 'Conv2DBackpropInput' or 'Conv2DBackpropFilter'.
+    input: Shape of the convolution's input, `(N, H, W, I)`.
+    kernel: Shape of its kernel, `(k, k, I, O)`.
+    count: Number of times that it occurs in the graph.
+    run: Function of no arguments that computes it once.
+  """
+
+  kind: str
+  input: tuple[int, ...]
+  kernel: tuple[int, ...]
+  count: int
+  run: Callable | None = None
+
+  @property
+  def output(self):
+    return self.input[:3] + self.kernel[3:]
+
+  @property
+  def operations(self):
+    """Floating point operations; a multiply-add counts as two."""
+    return 2 * math.prod(self.input[:3]) * math.prod(self.kernel)
+
+
+def convolutions_of(distribution, method, batch_size):
+  """Lists the distinct convolutions of a method's graph.
+
+  Args:
+    distribution: `TransformedDistribution` of images with a `RealNVPChain`.
+    method: 'training_step', 'log_prob' or 'sample'.
+    batch_size: Number of images.
+
+  Returns:
+    List of `Convolution`s.
+  """
+  spec = tf.TensorSpec([batch_size, *distribution.event_shape])
+
+  def gradients(x):
+    with tf.GradientTape() as tape:
+      log_prob = distribution.log_prob(x, bijector_kwargs={'training': True})
+      loss = tf.reduce_sum(log_prob)
+    return tape.gradient(loss, distribution.trainable_variables)
+
+  function, *args = {
+    'training_step': (gradients, spec),
+    'log_prob': (distribution.log_prob, spec),
+    'sample': (lambda: distribution.sample(batch_size, seed=[0, 1]),),
+  }[method]
+  graph = tf.function(function, autograph=False).get_concrete_function(*args)
+  counts = collections.Counter()
+  for op in graph.graph.get_operations():
+    if op.type == 'Conv2D':
+      operands = op.inputs
+    elif op.type == 'Conv2DBackpropInput':
+      operands = op.outputs[0], op.inputs[1]
+    elif op.type == 'Conv2DBackpropFilter':
+      operands = op.inputs[0], op.outputs[0]
+    else:
+      continue
+    shapes = [tuple(operand.shape) for operand in operands]
+    counts[(op.type, *shapes, op.outputs[0].dtype)] += 1
+
+  convolutions = []
+  for (kind, *shapes, dtype), count in counts.items():
+    convolution = Convolution(kind, *shapes, count)
+    convolution.run = _function(convolution, dtype)
+    convolutions.append(convolution)
+  return convolutions
+
+
+def _function(convolution, dtype):
+  """Returns a function that runs a convolution on random operands."""
+  operands = {
+    name: tf.cast(tf.random.normal(shape), dtype)
+    for name, shape in {
+      'input': convolution.input,
+      'filter': convolution.kernel,
+      'out_backprop': convolution.output,
+    }.items()
+  }
+  if convolution.kind == 'Conv2D':
+    del operands['out_backprop']
+  else:  # A gradient takes the shape of what it is the gradient of.
+    wanted = 'input' if convolution.kind == 'Conv2DBackpropInput' else 'filter'
+    operands[f'{wanted}_sizes'] = tf.constant(operands.pop(wanted).shape)
+  convolve = functools.partial(
+    getattr(tf.raw_ops, convolution.kind),
+    strides=[1] * 4,
+    padding='SAME',
+    **operands,
   )
-  columns = ['kind', 'input', 'kernel', 'a step', 'ms', 'GFLOP/s', 'ms a step']
-  harness.report('convolutions', columns, rows)
-
-
-if __name__ == '__main__':
-  app.run(main)
+  return tf.function(convolve, autograph=False)

@@ -1,16 +1,14 @@
 """Measures variants against each other: one process each, taking turns.
 
-A machine is never equally fast for long. What is compared therefore alternates,
-round by round, and only ratios of medians of one run are worth quoting. Each
-variant has a process of its own, with its own environment, threads and memory;
-while one works the others wait.
+The speed of a machine changes with time. Variants that are compared therefore
+alternate, round by round, and only ratios of medians of one run are worth
+quoting. Each variant has its own process, with its own environment, threads and
+memory; while one works the others wait.
 """
 
 import dataclasses
 import datetime
-import importlib
 import importlib.metadata
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -25,12 +23,16 @@ from absl import flags
 from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer('rounds', 7, 'How often each variant takes its turn.', 1)
+flags.DEFINE_enum(
+  'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Model to measure.'
+)
+flags.DEFINE_integer('batch_size', 64, 'Number of images at once.', 1)
+flags.DEFINE_integer('rounds', 7, 'Number of turns of each variant.', 1)
 flags.DEFINE_string(
-  'output_dir', 'runs/benchmarks', 'Where to write <name>.json to.'
+  'output_dir', 'runs/benchmarks', 'Directory to write <name>.json to.'
 )
 
-# oneDNN's kernels are TensorFlow's default on recent CPUs only.
+# TensorFlow itself chooses oneDNN's kernels on recent CPUs only.
 ENVIRONMENT = {
   'TF_ENABLE_ONEDNN_OPTS': '1',
   'TF_CPP_MIN_LOG_LEVEL': '3',
@@ -38,43 +40,46 @@ ENVIRONMENT = {
 }
 
 
-def define_model_flags(architecture):
-  """Defines --architecture, with a default, and --batch_size."""
-  names = sorted(tasks.ARCHITECTURES)
-  flags.DEFINE_enum('architecture', architecture, names, 'Which to measure.')
-  flags.DEFINE_integer('batch_size', 64, 'Images at once.', lower_bound=1)
-
-
-def model_options():
-  """What `define_model_flags` was given, as arguments of a task."""
-  return {'architecture': FLAGS.architecture, 'batch_size': FLAGS.batch_size}
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Variant:
   """What one process does.
 
   Attributes:
-    task: Name of a function of `benchmarks.tasks`; it prepares, and returns a
-      function of no arguments that does once what is measured.
-    options: Arguments of the task.
+    task: Name of a function of `benchmarks.tasks`. It prepares, and returns the
+      function whose calls are measured.
+    options: Arguments of the task; --architecture and --batch_size are added.
     environment: Environment variables of the process.
+    packages: Names of the optional packages that it needs.
+    peer: Name of the variant that does the same in PyTorch, at the same
+      precision and compiled if this one is; or `None`.
+    turn: Least length of a turn in seconds. A turn has at least one call.
   """
 
   task: str
   options: dict = dataclasses.field(default_factory=dict)
   environment: dict = dataclasses.field(default_factory=dict)
+  packages: tuple[str, ...] = ()
+  peer: str | None = None
+  turn: float = 0.5
 
 
 @dataclasses.dataclass
 class Result:
-  """What was measured of a variant; times in seconds, memory in MiB."""
+  """What was measured of a variant; times in seconds, memory in MiB.
 
-  seconds: list[float]
-  build: float  # Of imports, model and data.
-  first: float  # Of the first call, which traces and compiles.
-  base_memory: float  # Of the process before the first call.
-  peak_memory: float  # Of the process after all calls.
+  Attributes:
+    build: Time of imports, model and data.
+    first: Time of the first call, which traces and compiles.
+    before: Memory of the process before the first call.
+    peak: Largest memory of the process.
+    seconds: Time of a call, for each turn.
+  """
+
+  build: float
+  first: float
+  before: float
+  peak: float
+  seconds: list[float] = dataclasses.field(default_factory=list)
 
   @property
   def median(self):
@@ -82,12 +87,15 @@ class Result:
 
 
 class Worker:
-  """A process that runs a variant when told to."""
+  """A process that calls a variant's function when told to."""
 
   def __init__(self, variant):
     context = multiprocessing.get_context('spawn')
     self._pipe, pipe = context.Pipe()
-    self._process = context.Process(target=_work, args=(pipe, variant))
+    options = model_options() | variant.options
+    self._process = context.Process(
+      target=_work, args=(pipe, variant.task, options)
+    )
     environment = dict(os.environ)
     os.environ.update(ENVIRONMENT | variant.environment)
     try:
@@ -97,13 +105,20 @@ class Worker:
       os.environ.update(environment)
     pipe.close()
 
-  def call(self):
-    """Runs the variant once; returns seconds and the peak memory in MiB."""
-    self._pipe.send(None)
+  def take_turn(self, least=0.0):
+    """Calls for `least` seconds, at least once.
+
+    Args:
+      least: Least length of the turn in seconds.
+
+    Returns:
+      The seconds of a call, and the largest memory of the process in MiB.
+    """
+    self._pipe.send(least)
     return self.wait()
 
   def wait(self):
-    """Returns the same of what the process is at, at first of the building."""
+    """Waits for the turn, or at first for building; returns the same."""
     try:
       return self._pipe.recv()
     except EOFError:
@@ -114,48 +129,55 @@ class Worker:
     self._process.join()
 
 
-def _work(pipe, variant):
+def _work(pipe, task, options):
   start = time.perf_counter()
-  run = getattr(tasks, variant.task)(**variant.options)
+  run = getattr(tasks, task)(**options)
+  pipe.send((time.perf_counter() - start, _peak_memory()))
   while True:
-    pipe.send((time.perf_counter() - start, _memory()))
     try:
-      pipe.recv()
+      least = pipe.recv()
     except EOFError:
       return
-    start = time.perf_counter()
-    run()
+    calls, elapsed, start = 0, 0.0, time.perf_counter()
+    while not calls or elapsed < least:
+      run()
+      calls += 1
+      elapsed = time.perf_counter() - start
+    pipe.send((elapsed / calls, _peak_memory()))
 
 
-def _memory():
-  """The most memory that this process ever held, in MiB."""
+def _peak_memory():
+  """Returns the largest memory that this process ever had, in MiB."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def measure(variants, rounds=None):
-  """Measures variants by turns.
+def model_options():
+  """Returns --architecture and --batch_size as arguments of a task."""
+  return {'architecture': FLAGS.architecture, 'batch_size': FLAGS.batch_size}
+
+
+def measure(variants):
+  """Measures variants by turns, after two calls each that are not counted.
 
   Args:
     variants: Dictionary from names to `Variant`s.
-    rounds: How often each takes its turn, after a first call and one more that
-      are not counted; by default --rounds.
 
   Returns:
-    Dictionary from names to `Result`s.
+    Dictionary from names to `Result`s, with --rounds turns each.
   """
   workers, results = {}, {}
   try:
     for name, variant in variants.items():
-      workers[name] = Worker(variant)
-      build, base = workers[name].wait()
-      first, peak = workers[name].call()
-      workers[name].call()
-      results[name] = Result([], build, first, base, peak)
-    for _ in range(FLAGS.rounds if rounds is None else rounds):
+      worker = workers[name] = Worker(variant)
+      build, before = worker.wait()
+      first, peak = worker.take_turn()
+      worker.take_turn()
+      results[name] = Result(build, first, before, peak)
+    for _ in range(FLAGS.rounds):
       for name, worker in workers.items():
-        seconds, peak = worker.call()
+        seconds, peak = worker.take_turn(variants[name].turn)
         results[name].seconds.append(seconds)
-        results[name].peak_memory = peak
+        results[name].peak = peak
   finally:
     for worker in workers.values():
       worker.close()
@@ -166,12 +188,13 @@ def report(name, columns, rows):
   """Prints a table, and writes it as JSON with a description of the machine.
 
   Args:
-    name: Name of the benchmark.
+    name: Name of the table and of its file.
     columns: Names of the columns.
     rows: Lists of their values.
   """
   cells = [columns] + [[_format(value) for value in row] for row in rows]
   widths = [max(map(len, column)) for column in zip(*cells)]
+  print(f'{name}:')
   for first, *rest in cells:
     aligned = [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
     print('  '.join([first.ljust(widths[0]), *aligned]))
@@ -179,6 +202,7 @@ def report(name, columns, rows):
   path.parent.mkdir(parents=True, exist_ok=True)
   content = {
     'benchmark': name,
+    'options': model_options(),
     'machine': _machine(),
     'rows': [dict(zip(columns, row)) for row in rows],
   }
@@ -186,30 +210,9 @@ def report(name, columns, rows):
   print(f'Written to {path}.')
 
 
-def report_speed(name, results, references):
-  """Reports times, and speed as a ratio to that of references of the same run.
-
-  Args:
-    name: Name of the benchmark.
-    results: What `measure` returned.
-    references: Names of the results to compare with; those not there are left
-      out.
-  """
-  references = [reference for reference in references if reference in results]
-  columns = ['variant', 'seconds', 'lowest', 'highest', 'first call']
-  columns += [f'speed / {reference}' for reference in references]
-  rows = []
-  for variant, result in results.items():
-    row = [variant, result.median, min(result.seconds), max(result.seconds)]
-    row.append(result.first)
-    row += [results[r].median / result.median for r in references]
-    rows.append(row)
-  report(name, columns, rows)
-
-
 def _format(value):
   if isinstance(value, float):
-    return f'{value:.3f}' if value < 100 else f'{value:.0f}'
+    return f'{value:.3g}' if value < 100 else f'{value:.0f}'
   return '' if value is None else str(value)
 
 
@@ -234,7 +237,3 @@ def _machine():
     'python': platform.python_version(),
     **versions,
   }
-
-
-def has_torch():
-  return importlib.util.find_spec('torch') is not None

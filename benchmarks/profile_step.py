@@ -1,16 +1,21 @@
-"""What a training step spends its time on.
+"""Shows what a training step spends its time on.
 
     python -m benchmarks.profile_step --architecture=small
 
-Traces some steps with TensorFlow's profiler and adds up the kernels by what
-they do. Kernels overlap and use several threads: the shares are of the sum over
-kernels, which can exceed the time of the step.
+The first table is of some steps that TensorFlow's profiler traced: the time of
+their kernels by what they do. Kernels overlap and use several threads, so that
+shares are of the sum over kernels, which can exceed the time of the step.
+
+The second table is of the step's convolutions, each run alone. The sum over all
+is what a step would take that did nothing else.
 """
 
 import collections
 import os
 import pathlib
+import statistics
 import tempfile
+import time
 
 from absl import app
 from absl import flags
@@ -19,10 +24,9 @@ from benchmarks import harness
 from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-harness.define_model_flags(architecture='small')
 _NUM_STEPS = 3
 
-# Parts of the names of kernels, of which the first that occurs decides.
+# Parts of the names of kernels; the last group with a part that occurs counts.
 _GROUPS = {
   'convolution, forward': ('Conv2D',),
   'convolution, gradient of the input': ('Conv2DBackpropInput',),
@@ -37,9 +41,18 @@ _GROUPS = {
 def main(argv):
   del argv
   os.environ.update(harness.ENVIRONMENT)
+  columns = ['kernels', 'a step', 'milliseconds', 'share']
+  harness.report('profile_step', columns, kernel_rows())
+  columns = ['convolution', 'input', 'kernel', 'a step', 'milliseconds']
+  columns += ['GFLOP/s', 'milliseconds a step']
+  harness.report('convolutions', columns, convolution_rows())
+
+
+def kernel_rows():
+  """Returns group, number, milliseconds and share of kernels in a step."""
   import tensorflow as tf
 
-  step = tasks.training_step(FLAGS.architecture, FLAGS.batch_size)
+  step = tasks.training_step(**harness.model_options())
   step()
   step()
   with tempfile.TemporaryDirectory() as directory:
@@ -49,16 +62,14 @@ def main(argv):
     (path,) = pathlib.Path(directory).rglob('*.xplane.pb')
     milliseconds, counts = _kernels(path)
   total = sum(milliseconds.values())
-  rows = [
+  return [
     [group, counts[group], value, value / total]
     for group, value in milliseconds.most_common()
   ]
-  columns = ['kernels', 'a step', 'milliseconds', 'share']
-  harness.report('profile_step', columns, rows)
 
 
 def _kernels(path):
-  """Milliseconds and number of kernels a step, by group."""
+  """Returns milliseconds and numbers of kernels in a step, by group."""
   import tensorflow as tf
   from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -69,9 +80,8 @@ def _kernels(path):
     for line in plane.lines:
       for event in line.events:
         # Kernels are called '<name of the op>:<its type>'.
-        _, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(
-          ':'
-        )
+        name = plane.event_metadata[event.metadata_id].name
+        kind = name.rpartition(':')[2]
         kind = kind.removeprefix('_MklNative').removeprefix('_Mkl')
         if kind.removeprefix('_Fused').removesuffix('Ex') not in op_types:
           continue
@@ -88,6 +98,34 @@ def _group(kind):
     if any(name in kind for name in names)
   ]
   return groups[-1] if groups else 'everything else'
+
+
+def convolution_rows():
+  """Returns what each convolution takes, and all of them, slowest first."""
+  from benchmarks import convolutions
+
+  rows = []
+  options = harness.model_options()
+  distribution = tasks.build_distribution(options['architecture'])
+  for convolution in convolutions.convolutions_of(
+    distribution, 'training_step', options['batch_size']
+  ):
+    convolution.run()
+    seconds = []
+    for _ in range(FLAGS.rounds):
+      start = time.perf_counter()
+      convolution.run()
+      seconds.append(time.perf_counter() - start)
+    median, count = statistics.median(seconds), convolution.count
+    shapes = convolution.input, convolution.kernel
+    rows.append(
+      [convolution.kind, *('x'.join(map(str, shape)) for shape in shapes)]
+      + [count, 1e3 * median, convolution.operations / median / 1e9]
+      + [1e3 * median * count]
+    )
+  rows.sort(key=lambda row: -row[-1])
+  count, total = sum(row[3] for row in rows), sum(row[-1] for row in rows)
+  return [*rows, ['all', None, None, count, None, None, total]]
 
 
 if __name__ == '__main__':

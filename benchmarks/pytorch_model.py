@@ -90,7 +90,7 @@ class _Network(nn.Module):
     for block, skip in zip(self.blocks, self.skips[1:]):
       x = block(x)
       skip_sum = skip_sum + skip(x)
-    shift, raw = self.output(skip_sum).chunk(2, dim=1)
+    shift, raw = self.output(skip_sum).float().chunk(2, dim=1)
     return shift, self.magnitude * torch.tanh(raw)
 
 
@@ -215,11 +215,17 @@ class _FactorOut(nn.Module):
 
 
 class RealNVP(nn.Module):
-  """`log_prob` of pixels `[N, 3, H, W]` on [0, 256), and `sample`."""
+  """`log_prob` of pixels `[N, 3, H, W]` on [0, 256), and `sample`.
 
-  def __init__(self, size, num_scales, num_blocks, hidden_channels):
+  With `bfloat16`, convolutions compute in it by automatic mixed precision.
+  """
+
+  def __init__(
+    self, size, num_scales, num_blocks, hidden_channels, bfloat16=False
+  ):
     super().__init__()
     self.size = size
+    self.bfloat16 = bfloat16
     self.flow = _scales(3, size, num_scales, num_blocks, hidden_channels)
 
   def log_prob(self, x):
@@ -227,15 +233,31 @@ class RealNVP(nn.Module):
     p = _ALPHA + slope * x
     log_p, log_1mp = torch.log(p), torch.log(1 - p)
     log_det = (math.log(slope) - log_p - log_1mp).sum(dim=(1, 2, 3))
-    z, flow_log_det = self.flow(log_p - log_1mp)
+    with self._precision():
+      z, flow_log_det = self.flow(log_p - log_1mp)
     normal = -0.5 * (z**2 + math.log(2 * math.pi)).sum(dim=(1, 2, 3))
     return normal + flow_log_det + log_det
 
   def sample(self, count):
     z = torch.randn(count, 3, self.size, self.size)
     z = z.contiguous(memory_format=torch.channels_last)
-    x, _ = self.flow(z, inverse=True)
+    with self._precision():
+      x, _ = self.flow(z, inverse=True)
     return (torch.sigmoid(x) - _ALPHA) * 256 / (1 - 2 * _ALPHA)
+
+  def _precision(self):
+    return torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16)
+
+  def compile_networks(self):
+    """Compiles each network; those of the same shapes share their code.
+
+    The whole flow would take several minutes to compile, for the sake of a few
+    operations between networks.
+    """
+    torch._dynamo.config.recompile_limit = 100  # One for each shape and mode.
+    for module in self.modules():
+      if isinstance(module, _Network):
+        module.compile(dynamic=False, fullgraph=True)
 
   def scale_parameters(self):
     return [p for name, p in self.named_parameters() if 'magnitude' in name]

@@ -1,20 +1,18 @@
-"""What is measured. Each function prepares, and returns what to call.
+"""What is measured. A task prepares, and returns a function to call.
 
-Runs in a process of its own, see `harness`: imports happen in the functions.
+Tasks run in separate processes, see `harness`. They import what they need when
+they run, so that a process loads nothing else.
 """
 
-import collections
-import collections.abc
 import dataclasses
 import functools
-import math
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
 
-# Changes of the CIFAR-10 preset, by the names of `experiment.vary`.
+# Changes to the CIFAR-10 preset, by the names of `experiment.vary`.
 ARCHITECTURES = {
   'small': {
     'image_size': 32,
@@ -44,75 +42,51 @@ ARCHITECTURES = {
 }
 
 
-def _images(batch_size, image_size):
-  shape = (batch_size, image_size, image_size, 3)
-  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+def build_distribution(architecture, twice=False, training=False, **options):
+  """Builds Real NVP of an architecture, with fresh weights.
 
-
-def _preset(architecture, **options):
-  from tfp_realnvp.paper import experiment
-  from tfp_realnvp.paper import presets
-
-  options = ARCHITECTURES[architecture] | options
-  size = options.pop('image_size')
-  return experiment.vary(
-    presets.preset('cifar10'),
-    image_shape=(size, size, 3),
-    lagged_batch_norm=False,
-    seed=0,
-    **options,
-  )
-
-
-def _distribution(architecture, **options):
-  from tfp_realnvp.paper import experiment
-
-  return experiment.build_distribution(_preset(architecture, **options))
-
-
-def pipeline(batch_size=64, image_size=32, batches=1):
-  """The first batches of the input pipeline; returns the last of them.
-
-  An iterator that went on from call to call would fill its buffer in between.
+  Args:
+    architecture: Key of `ARCHITECTURES`.
+    twice: Whether couplings run their network twice, see `two_pass`.
+    training: Whether those couplings normalize as in training.
+    **options: Changes to the architecture, by the names of `experiment.vary`.
   """
-  dataset = _training_batches(batch_size, image_size).take(batches)
-  return lambda: collections.deque(dataset, maxlen=1).pop()
+  from tfp_realnvp.paper import experiment
+
+  distribution = experiment.build_distribution(_preset(architecture, **options))
+  if twice:
+    from benchmarks import two_pass
+
+    return two_pass.distribution_in_two_passes(distribution, training)
+  return distribution
 
 
-def _training_batches(batch_size, image_size):
-  """Returns the endless input pipeline of `examples/train.py`."""
-  import tensorflow as tf
-
-  from tfp_realnvp.paper import data as image_data
-  from tfp_realnvp.paper import presets
-
-  images = tf.data.Dataset.from_tensor_slices(_images(10_000, image_size))
-  preset = dataclasses.replace(
-    presets.preset('cifar10'), image_shape=(image_size, image_size, 3)
+def pipeline(architecture, batch_size):
+  """The next batch of the input pipeline."""
+  image_size = ARCHITECTURES[architecture]['image_size']
+  return functools.partial(
+    next, iter(_training_batches(batch_size, image_size))
   )
-  data = image_data.Data(preset, images, images, lambda image: (image, None))
-  return data.training_batches(batch_size, 0)
 
 
 def training_step(
   architecture,
-  batch_size=64,
+  batch_size,
   jit_compile=False,
   twice=False,
   from_pipeline=False,
-  steps=1,
   **options,
 ):
-  """Steps of Adam on uint8 images: noise, loss, gradients, update, metrics."""
+  """A step of Adam on uint8 images: noise, loss, gradients, update, metrics."""
   import tensorflow as tf
 
   from tfp_realnvp.paper import experiment
 
-  distribution = _distribution(architecture, **options)
-  if twice:
-    distribution = _run_twice(distribution, training=True)
+  distribution = build_distribution(
+    architecture, twice, training=True, **options
+  )
   model = experiment.build_estimator(
-    _preset(architecture), distribution, jit_compile, seed=0
+    _preset(architecture, **options), distribution, jit_compile, seed=0
   )
   size = distribution.event_shape[0]
   if from_pipeline:
@@ -122,24 +96,16 @@ def training_step(
     images = tf.constant(_images(batch_size, size))
     next_batch = lambda: images
   step = tf.function(model.train_step, jit_compile=jit_compile, autograph=False)
-
-  def run():
-    for _ in range(steps):
-      logs = step(next_batch())
-    return float(logs['loss'])
-
-  return run
+  return lambda: float(step(next_batch())['loss'])
 
 
 def log_prob(
-  architecture, batch_size=64, jit_compile=False, twice=False, **options
+  architecture, batch_size, jit_compile=False, twice=False, **options
 ):
   """The log-likelihood of float images, with the moving statistics."""
   import tensorflow as tf
 
-  distribution = _distribution(architecture, **options)
-  if twice:
-    distribution = _run_twice(distribution)
+  distribution = build_distribution(architecture, twice, **options)
   size = distribution.event_shape[0]
   images = tf.constant(_images(batch_size, size) + np.float32(0.5))
   function = tf.function(
@@ -148,31 +114,70 @@ def log_prob(
   return lambda: function(images).numpy()
 
 
-def serving(architecture, runtime, batch_size=1, requests=1, **options):
-  """Requests for the log-likelihood of uint8 images, one after another.
+def sample(
+  architecture,
+  batch_size,
+  jit_compile=False,
+  twice=False,
+  method='sample',
+  **options,
+):
+  """Images drawn by a method of the distribution."""
+  import tensorflow as tf
 
-  Args:
-    architecture: One of `ARCHITECTURES`.
-    runtime: 'library', which is no SavedModel at all; 'SavedModel'; 'frozen',
-      its variables made constants; 'OpenVINO' or 'ONNX Runtime', reading it.
-    batch_size: Images of a request.
-    requests: How many.
-    **options: Of `RealNVPChain`.
-  """
-  distribution = _distribution(architecture, **options)
-  images = _images(batch_size, distribution.event_shape[0])
-  answer = _answer(distribution, runtime)
+  distribution = build_distribution(architecture, twice, **options)
+  function = tf.function(
+    lambda seed: getattr(distribution, method)(batch_size, seed=seed),
+    jit_compile=jit_compile,
+    autograph=False,
+  )
+  seed = tf.constant([0, 1])
+  return lambda: tf.nest.map_structure(np.asarray, function(seed))
+
+
+def sample_and_log_prob(architecture, batch_size, **options):
+  """Images drawn, together with their log-likelihood."""
+  return sample(
+    architecture,
+    batch_size,
+    method='experimental_sample_and_log_prob',
+    **options,
+  )
+
+
+def convolutions_alone(architecture, batch_size, method):
+  """The convolutions of a method's graph, one after another."""
+  from benchmarks import convolutions
+
+  distribution = build_distribution(architecture)
+  parts = convolutions.convolutions_of(distribution, method, batch_size)
 
   def run():
-    for _ in range(requests):
-      result = np.asarray(answer(images))
-    return result
+    for part in parts:
+      for _ in range(part.count):
+        part.run()
 
   return run
 
 
-def _answer(distribution, runtime):
-  """A function from uint8 images to log-likelihoods."""
+def serving(architecture, batch_size, runtime):
+  """A request for the log-likelihood of uint8 images.
+
+  Args:
+    architecture: Key of `ARCHITECTURES`.
+    batch_size: Number of images in a request.
+    runtime: 'library', which calls the distribution itself; 'SavedModel';
+      'frozen', a SavedModel whose variables are made constants; 'OpenVINO' or
+      'ONNX Runtime', which read the SavedModel.
+  """
+  distribution = build_distribution(architecture)
+  images = _images(batch_size, distribution.event_shape[0])
+  answer = _server(distribution, runtime)
+  return lambda: np.asarray(answer(images))
+
+
+def _server(distribution, runtime):
+  """Returns a function from uint8 images to log-likelihoods."""
   import tensorflow as tf
 
   from tfp_realnvp import saved_model
@@ -202,255 +207,96 @@ def _answer(distribution, runtime):
       session = onnxruntime.InferenceSession(file)
       return lambda images: session.run(['log_prob'], {'images': images})[0]
     model = tf.saved_model.load(path)
-  function = model.signatures['log_prob']
   if runtime == 'frozen':
     from tensorflow.python.framework import convert_to_constants
 
+    function = model.signatures['log_prob']
     frozen = convert_to_constants.convert_variables_to_constants_v2(function)
-    (index,) = (
-      i
-      for i, name in enumerate(sorted(function.structured_outputs))
-      if name == 'log_prob'
-    )
+    index = sorted(function.structured_outputs).index('log_prob')
     return lambda images: frozen(tf.constant(images))[index]
-  # The model holds the variables: a function alone would lose them.
-  return lambda images, model=model: function(images=tf.constant(images))[
-    'log_prob'
-  ]
+  # The signature alone would not keep the model's variables alive.
+  return lambda images: model.signatures['log_prob'](
+    images=tf.constant(images)
+  )['log_prob']
 
 
-def sample(
-  architecture,
-  batch_size=64,
-  jit_compile=False,
-  twice=False,
-  method='sample',
-  **options,
-):
-  """Images drawn, by a method of the distribution."""
-  import tensorflow as tf
-
-  distribution = _distribution(architecture, **options)
-  if twice:
-    distribution = _run_twice(distribution)
-  function = tf.function(
-    lambda seed: getattr(distribution, method)(batch_size, seed=seed),
-    jit_compile=jit_compile,
-    autograph=False,
-  )
-  seed = tf.constant([0, 1])
-  return lambda: tf.nest.map_structure(np.asarray, function(seed))
-
-
-def sample_and_log_prob(architecture, **options):
-  """Images drawn, and their log-likelihood with them."""
-  return sample(
-    architecture, method='experimental_sample_and_log_prob', **options
-  )
-
-
-def _run_twice(distribution, training=False):
-  """The same flow with couplings like TFP's `tfb.RealNVP`.
-
-  They know value and log-det as two methods, each of which runs the network.
-  """
-  import tensorflow_probability as tfp
-
-  import tfp_realnvp
-  from tfp_realnvp.bijectors import flow_sequence
-
-  class Coupling(tfp.bijectors.Bijector):
-    def __init__(self, coupling):
-      self._network = coupling.shift_and_log_scale_fn  # Has the variables.
-      self._to_latent = functools.partial(
-        coupling.forward_and_log_det, training=training
-      )
-      self._to_data = coupling.inverse_and_log_det
-      super().__init__(forward_min_event_ndims=3, dtype=coupling.dtype)
-
-    def _forward(self, x):
-      return self._to_latent(x)[0]
-
-    def _forward_log_det_jacobian(self, x):
-      return self._to_latent(x)[1]
-
-    def _inverse(self, y):
-      return self._to_data(y)[0]
-
-    def _inverse_log_det_jacobian(self, y):
-      return self._to_data(y)[1]
-
-  def convert(bijector):
-    if isinstance(bijector, tfp_realnvp.AffineCoupling):
-      return Coupling(bijector)
-    if isinstance(bijector, tfp_realnvp.FactorOut):
-      onward = [convert(part) for part in bijector.bijector.bijectors]
-      return tfp_realnvp.FactorOut(
-        flow_sequence.FlowSequence(onward, event_ndims=3)
-      )
-    return bijector
-
-  flow = distribution.bijector
-  flow = tfp_realnvp.RealNVPChain.from_bijectors(
-    [convert(b) for b in flow.bijectors], distribution.event_shape
-  )
-  return tfp.distributions.TransformedDistribution(
-    distribution.distribution, flow
-  )
-
-
-def convolutions(architecture, method, batch_size=64, **options):
-  """The convolutions that a method's graph holds, alone, one after another."""
-  calls = convolution_calls(architecture, method, batch_size, **options)
-
-  def run():
-    for call in calls:
-      for _ in range(call.count):
-        call.run()
-
-  return run
-
-
-@dataclasses.dataclass
-class ConvolutionCall:
-  """A convolution, or one of its gradients.
-
-  Attributes:
-    kind: 'Conv2D', 'Conv2DBackpropInput' or 'Conv2DBackpropFilter'.
-    input: Shape of the convolution's input, `(N, H, W, I)`.
-    kernel: Shape of its kernel, `(k, k, I, O)`.
-    count: How often a graph has it.
-    run: Computes it.
-  """
-
-  kind: str
-  input: tuple[int, ...]
-  kernel: tuple[int, ...]
-  count: int
-  run: collections.abc.Callable
-
-  @property
-  def output(self):
-    return self.input[:3] + self.kernel[3:]
-
-  @property
-  def operations(self):
-    """Floating point operations, a multiplication and an addition being two."""
-    return 2 * math.prod(self.input[:3]) * math.prod(self.kernel)
-
-
-def convolution_calls(architecture, method, batch_size=64, **options):
-  """Lists the distinct convolutions of a method's graph.
-
-  Args:
-    architecture: One of `ARCHITECTURES`.
-    method: 'training_step', 'log_prob' or 'sample'.
-    batch_size: Images.
-    **options: Of `RealNVPChain`.
-
-  Returns:
-    List of `ConvolutionCall`s.
-  """
-  import tensorflow as tf
-
-  distribution = _distribution(architecture, **options)
-  size = distribution.event_shape[0]
-  spec = tf.TensorSpec([batch_size, size, size, 3])
-
-  def gradients(x):
-    with tf.GradientTape() as tape:
-      log_prob = distribution.log_prob(x, bijector_kwargs={'training': True})
-      loss = tf.reduce_sum(log_prob)
-    return tape.gradient(loss, distribution.trainable_variables)
-
-  function, *args = {
-    'training_step': (gradients, spec),
-    'log_prob': (distribution.log_prob, spec),
-    'sample': (lambda: distribution.sample(batch_size, seed=[0, 1]),),
-  }[method]
-  graph = tf.function(function, autograph=False).get_concrete_function(*args)
-  counts = collections.Counter()
-  for op in graph.graph.get_operations():
-    if op.type == 'Conv2D':
-      operands = op.inputs
-    elif op.type == 'Conv2DBackpropInput':
-      operands = op.outputs[0], op.inputs[1]
-    elif op.type == 'Conv2DBackpropFilter':
-      operands = op.inputs[0], op.outputs[0]
-    else:
-      continue
-    shapes = [tuple(operand.shape) for operand in operands]
-    counts[(op.type, *shapes, op.outputs[0].dtype)] += 1
-
-  calls = []
-  for (kind, *shapes, dtype), count in counts.items():
-    call = ConvolutionCall(kind, *shapes, count, None)
-    operands = {
-      name: tf.cast(tf.random.normal(shape), dtype)
-      for name, shape in {
-        'input': call.input,
-        'filter': call.kernel,
-        'out_backprop': call.output,
-      }.items()
-    }
-    if kind == 'Conv2D':
-      del operands['out_backprop']
-    else:  # Of what is asked for, its gradient takes the shape.
-      wanted = 'input' if kind == 'Conv2DBackpropInput' else 'filter'
-      operands[f'{wanted}_sizes'] = tf.constant(operands.pop(wanted).shape)
-    convolve = functools.partial(
-      getattr(tf.raw_ops, kind), strides=[1] * 4, padding='SAME', **operands
-    )
-    call.run = tf.function(convolve, autograph=False)
-    calls.append(call)
-  return calls
-
-
-def pytorch_training_step(architecture, batch_size=64):
+def pytorch_training_step(architecture, batch_size, **options):
   """The same step of the same architecture in PyTorch."""
   import torch
 
   from benchmarks import pytorch_model
 
-  trainer = pytorch_model.Trainer(_pytorch(architecture))
-  size = ARCHITECTURES[architecture]['image_size']
-  images = torch.tensor(_images(batch_size, size).transpose(0, 3, 1, 2))
-  return lambda: trainer.step(images)
+  model = _pytorch(architecture, **options)
+  trainer = pytorch_model.Trainer(model)
+  images = _images(batch_size, model.size).transpose(0, 3, 1, 2)
+  return functools.partial(trainer.step, torch.tensor(images))
 
 
-def pytorch_log_prob(architecture, batch_size=64):
+def pytorch_log_prob(architecture, batch_size, **options):
+  """The same log-likelihood in PyTorch."""
   import torch
 
-  model = _pytorch(architecture).eval()
-  images = torch.tensor(
-    _images(batch_size, model.size).transpose(0, 3, 1, 2) + np.float32(0.5)
-  ).contiguous(memory_format=torch.channels_last)
-
-  @torch.inference_mode()
-  def run():
-    return model.log_prob(images).numpy()
-
-  return run
+  model = _pytorch(architecture, **options).eval()
+  images = _images(batch_size, model.size).transpose(0, 3, 1, 2)
+  images = torch.tensor(images + np.float32(0.5))
+  images = images.contiguous(memory_format=torch.channels_last)
+  return torch.inference_mode()(lambda: model.log_prob(images).numpy())
 
 
-def pytorch_sample(architecture, batch_size=64):
+def pytorch_sample(architecture, batch_size, **options):
+  """Images drawn in PyTorch."""
   import torch
 
-  model = _pytorch(architecture).eval()
-
-  @torch.inference_mode()
-  def run():
-    return model.sample(batch_size).numpy()
-
-  return run
+  model = _pytorch(architecture, **options).eval()
+  return torch.inference_mode()(lambda: model.sample(batch_size).numpy())
 
 
-def _pytorch(architecture):
+def _images(batch_size, image_size):
+  shape = (batch_size, image_size, image_size, 3)
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _training_batches(batch_size, image_size):
+  """Returns the endless input pipeline of `examples/train.py`."""
+  import tensorflow as tf
+
+  from tfp_realnvp.paper import data as image_data
+  from tfp_realnvp.paper import presets
+
+  images = tf.data.Dataset.from_tensor_slices(_images(10_000, image_size))
+  preset = dataclasses.replace(
+    presets.preset('cifar10'), image_shape=(image_size, image_size, 3)
+  )
+  data = image_data.Data(preset, images, images, lambda image: (image, None))
+  return data.training_batches(batch_size, 0)
+
+
+def _preset(architecture, **options):
+  from tfp_realnvp.paper import experiment
+  from tfp_realnvp.paper import presets
+
+  options = ARCHITECTURES[architecture] | options
+  size = options.pop('image_size')
+  return experiment.vary(
+    presets.preset('cifar10'),
+    image_shape=(size, size, 3),
+    lagged_batch_norm=False,
+    seed=0,
+    **options,
+  )
+
+
+def _pytorch(architecture, compiled=False, bfloat16=False):
   import torch
 
   from benchmarks import pytorch_model
 
   torch.manual_seed(0)
   options = dict(ARCHITECTURES[architecture])
-  model = pytorch_model.RealNVP(options.pop('image_size'), **options)
-  return model.to(memory_format=torch.channels_last)
+  model = pytorch_model.RealNVP(
+    options.pop('image_size'), **options, bfloat16=bfloat16
+  )
+  model.to(memory_format=torch.channels_last)
+  if compiled:
+    model.compile_networks()
+  return model

@@ -1,16 +1,25 @@
-import importlib
+import contextlib
 import importlib.util
 import inspect
 import json
+import multiprocessing
+import threading
+import time
 
+from absl import app
 from absl.testing import flagsaver
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks import compare
+from benchmarks import convolutions
 from benchmarks import harness
+from benchmarks import profile_step
 from benchmarks import tasks
+from benchmarks import two_pass
 from tests import flow_testing
+from tests import serving_testing
 
 TINY = {
   'image_size': 8,
@@ -23,6 +32,15 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
   monkeypatch.setitem(tasks.ARCHITECTURES, 'tiny', TINY)
+
+
+@contextlib.contextmanager
+def parsed_flags(**values):
+  """Gives flags values, as if a program had parsed them."""
+  harness.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(**values):
+    yield
+  harness.FLAGS.unparse_flags()
 
 
 @pytest.mark.slow
@@ -44,73 +62,106 @@ def test_steps_from_the_pipeline_train_on_its_batches(monkeypatch):
       yield batch
 
   monkeypatch.setattr(tasks, '_training_batches', recorded)
-  tasks.training_step('tiny', batch_size=4, steps=3)()
+  tasks.training_step('tiny', batch_size=4)()
   assert not batches
-  step = tasks.training_step('tiny', batch_size=4, steps=3, from_pipeline=True)
-  step()
-  step()
-  assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 6
+  step = tasks.training_step('tiny', batch_size=4, from_pipeline=True)
+  for _ in range(3):
+    step()
+  assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 3
   # All of them differ, and from what the other variant trains on.
   images = [tasks._images(4, 8), *batches]
-  assert len({np.asarray(batch).tobytes() for batch in images}) == 7
+  assert len({np.asarray(batch).tobytes() for batch in images}) == 4
 
 
-def test_pipeline_starts_again_and_gives_as_many_batches_as_asked_for():
-  run = tasks.pipeline(batch_size=2, image_size=8, batches=3)
-  *_, third = tasks._training_batches(2, 8).take(3)
-  for _ in range(2):
-    np.testing.assert_array_equal(run(), third)
+def test_pipeline_gives_one_batch_after_another():
+  run = tasks.pipeline('tiny', batch_size=2)
+  for batch in tasks._training_batches(2, 8).take(3):
+    np.testing.assert_array_equal(run(), batch)
 
 
-@pytest.mark.parametrize(
-  'program',
-  [
-    'first_step',
-    'inference',
-    'input_pipeline',
-    'memory',
-    'scaling',
-    'serving',
-    'training_step',
-  ],
-)
-def test_variants_that_are_compared_differ(program, monkeypatch):
-  measured, reports = [], []
+@pytest.mark.parametrize('name', compare.BENCHMARKS)
+def test_variants_that_are_compared_differ(name):
+  seen = []
+  for variant in compare.BENCHMARKS[name].values():
+    options = {'architecture': 'tiny', 'batch_size': 64} | variant.options
+    arguments = inspect.signature(getattr(tasks, variant.task)).bind(**options)
+    arguments.apply_defaults()
+    environment = harness.ENVIRONMENT | variant.environment
+    seen.append((variant.task, arguments.arguments, environment))
+    assert seen.count(seen[-1]) == 1
 
-  def measure(variants, rounds=None):
-    measured.append(variants)
-    result = harness.Result([1.0, 2.0], 1.0, 1.0, 1.0, 2.0)
-    return dict.fromkeys(variants, result)
 
+@pytest.mark.parametrize('name', ['training_step', 'log_prob', 'sample'])
+def test_peers_compute_at_the_same_precision_and_are_compiled_likewise(name):
+  variants = compare.BENCHMARKS[name]
+  peers = {v.peer: v for v in variants.values() if v.peer}
+  assert set(peers) == {n for n in variants if n.startswith('PyTorch')}
+  for peer, variant in peers.items():
+    assert variants[peer].task == f'pytorch_{variant.task}'
+    options = variants[peer].options
+    assert options.get('compiled') == variant.options.get('jit_compile')
+    assert options.get('bfloat16', False) == (
+      variant.options.get('compute_dtype') == 'bfloat16'
+    )
+
+
+def test_program_compares_the_variants_asked_for(tmp_path, monkeypatch, capsys):
+  seconds = {'float32': 2.0, 'recomputed': 4.0, 'PyTorch': 3.0}
+  variants = {
+    'float32': harness.Variant('log_prob', peer='PyTorch'),
+    'XLA': harness.Variant('log_prob', {'jit_compile': True}),
+    'recomputed': harness.Variant('log_prob', {'recompute': True}),
+    'PyTorch': harness.Variant('pytorch_log_prob'),
+    'other': harness.Variant('other', packages=('no_such_package',)),
+  }
+
+  def measure(variants):
+    return {
+      name: harness.Result(5.0, 9.0, 100.0, 200.0, [1.0, seconds[name], 8.0])
+      for name in variants
+    }
+
+  monkeypatch.setitem(compare.BENCHMARKS, 'speed', variants)
   monkeypatch.setattr(harness, 'measure', measure)
-  monkeypatch.setattr(harness, 'report', lambda *args: reports.append(args))
-  existing = set(harness.FLAGS)
-  harness.FLAGS.unparse_flags()
-  module = importlib.import_module(f'benchmarks.{program}')
-  try:
-    harness.FLAGS.mark_as_parsed()
-    module.main([])
-  finally:  # Programs have flags of one name.
-    for name in set(harness.FLAGS) - existing:
-      delattr(harness.FLAGS, name)
-    harness.FLAGS.unparse_flags()
-  assert measured and reports
-  for variants in measured:
-    seen = []
-    for variant in variants.values():
-      task = inspect.signature(getattr(tasks, variant.task))
-      arguments = task.bind(**variant.options)
-      arguments.apply_defaults()
-      environment = harness.ENVIRONMENT | variant.environment
-      seen.append((variant.task, arguments, environment))
-      assert seen.count(seen[-1]) == 1
+  with parsed_flags(
+    variants=['float32', 'recomputed', 'PyTorch', 'other'],
+    output_dir=str(tmp_path),
+  ):
+    compare.main(['', 'speed'])
+    for names in [], ['speed', 'x']:
+      with pytest.raises(app.UsageError, match='Name some of training_step'):
+        compare.main(['', *names])
+  with parsed_flags(variants=['x']):
+    with pytest.raises(app.UsageError, match=r"float32, XLA, .*got \['x'\]"):
+      compare.main(['', 'speed'])
+  content = json.loads((tmp_path / 'speed.json').read_text())
+  first, second, third = content['rows']
+  assert first == {
+    'variant': 'float32',
+    'seconds': 2.0,
+    'lowest': 1.0,
+    'highest': 8.0,
+    'build': 5.0,
+    'first call': 9.0,
+    'MiB before': 100.0,
+    'MiB at most': 200.0,
+    'speed / float32': 1.0,
+    'speed / peer': 1.5,
+  }
+  assert second['variant'] == 'recomputed'
+  assert second['speed / float32'] == 0.5
+  assert second['speed / peer'] is None
+  assert third['variant'] == 'PyTorch'
+  assert content['options'] == {'architecture': 'small', 'batch_size': 64}
+  assert content['machine']['tensorflow']
+  assert 'speed / peer' in capsys.readouterr().out
 
 
 def test_networks_that_run_twice_give_the_same_values():
   x = tf.constant(tasks._images(2, 8), tf.float32) + 0.5
-  distribution = tasks._distribution('tiny')
+  distribution = tasks.build_distribution('tiny')
   flow_testing.randomize(distribution.bijector)
-  twice = tasks._run_twice(distribution)
+  twice = two_pass.distribution_in_two_passes(distribution)
   np.testing.assert_allclose(
     twice.log_prob(x), distribution.log_prob(x), rtol=1e-5
   )
@@ -130,7 +181,8 @@ def test_inference_tasks_run():
 
 
 def test_convolutions_are_those_of_the_graph():
-  calls = tasks.convolution_calls('tiny', 'training_step', batch_size=2)
+  distribution = tasks.build_distribution('tiny')
+  calls = convolutions.convolutions_of(distribution, 'training_step', 2)
   # Each network: the input's, two blocks of two, two skips and the output's.
   assert sum(call.count for call in calls) == 10 * 8 * 3
   # Of the 3 first couplings: 7 channels to 4, 3x3, on 2 images of 8x8.
@@ -142,16 +194,56 @@ def test_convolutions_are_those_of_the_graph():
   assert call.count == 3
   assert call.operations == 2 * (2 * 8 * 8) * (3 * 3 * 7 * 4)
   assert call.run().shape == call.output == (2, 8, 8, 4)
-  tasks.convolutions('tiny', 'log_prob', batch_size=2)()
+  tasks.convolutions_alone('tiny', 2, 'log_prob')()
 
 
-@pytest.mark.skipif(
+with_torch = pytest.mark.skipif(
   importlib.util.find_spec('torch') is None, reason='PyTorch is not installed.'
 )
+
+
+def calls_in_a_process(path, count, task, **options):
+  arguments = map(json.dumps, (TINY, task, options))
+  serving_testing.run_program(
+    'benchmark_task', path / 'calls.npy', count, *arguments, check=True
+  )
+  return np.load(path / 'calls.npy')
+
+
+@with_torch
+def test_pytorch_in_bfloat16_rounds():
+  exact = tasks.pytorch_log_prob('tiny', 8)()
+  rounded = tasks.pytorch_log_prob('tiny', 8, bfloat16=True)()
+  assert rounded.dtype == np.float32
+  np.testing.assert_allclose(rounded, exact, rtol=1e-3)
+  assert np.abs(rounded / exact - 1).max() > 1e-5
+  images = tasks.pytorch_sample('tiny', 3, bfloat16=True)()
+  assert images.shape == (3, 3, 8, 8)
+
+
+@with_torch
+@pytest.mark.slow
+@pytest.mark.parametrize('bfloat16', [False, True])
+def test_pytorch_trains(bfloat16, tmp_path):
+  losses = calls_in_a_process(
+    tmp_path, 20, 'pytorch_training_step', bfloat16=bfloat16
+  )
+  assert losses[-1] < losses[0]
+
+
+@with_torch
+@pytest.mark.slow
+def test_pytorch_compiled_computes_the_same(tmp_path):
+  (actual,) = calls_in_a_process(tmp_path, 1, 'pytorch_log_prob', compiled=True)
+  expected = tasks.pytorch_log_prob('tiny', 8)()
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@with_torch
 def test_the_pytorch_module_is_the_same_flow():
   import torch
 
-  distribution = tasks._distribution('tiny')
+  distribution = tasks.build_distribution('tiny')
   flow = flow_testing.randomize(distribution.bijector)
   model = tasks._pytorch('tiny').eval()
   networks = [m for m in flow.submodules if hasattr(m, 'input_kernel')]
@@ -225,31 +317,56 @@ def test_the_pytorch_module_is_the_same_flow():
   np.testing.assert_allclose(log_prob, distribution.log_prob(images), rtol=1e-5)
 
 
-def test_report_writes_what_was_measured(tmp_path, capsys):
-  result = harness.Result([3.0, 1.0, 2.0], 5.0, 9.0, 100.0, 200.0)
-  slow = harness.Result([4.0], 5.0, 9.0, 100.0, 200.0)
-  harness.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver(output_dir=str(tmp_path)):
-    harness.report_speed('speed', {'ours': result, 'slow': slow}, ['slow', 'x'])
-  harness.FLAGS.unparse_flags()
-  content = json.loads((tmp_path / 'speed.json').read_text())
-  assert content['rows'][0] == {
-    'variant': 'ours',
-    'seconds': 2.0,
-    'lowest': 1.0,
-    'highest': 3.0,
-    'first call': 9.0,
-    'speed / slow': 2.0,
+@pytest.mark.slow
+def test_variants_take_turns_in_processes_of_their_own():
+  variants = {
+    'a': harness.Variant('pipeline', {'batch_size': 4}, turn=0.0),
+    'b': harness.Variant('pipeline', {'batch_size': 8}, turn=0.0),
   }
-  assert content['machine']['tensorflow']
-  assert 'speed / slow' in capsys.readouterr().out
+  with parsed_flags(rounds=3):
+    results = harness.measure(variants)
+  for result in results.values():
+    assert len(result.seconds) == 3
+    assert 0 < result.before <= result.peak
+    assert 0 < result.median < result.build
+
+
+def test_a_turn_is_as_long_as_asked_for(monkeypatch):
+  """And gives the time of one call of it."""
+  calls = []
+
+  def task():
+    return lambda: calls.append(time.sleep(0.01))
+
+  monkeypatch.setattr(tasks, 'task', task, raising=False)
+  ours, pipe = multiprocessing.Pipe()
+  worker = threading.Thread(target=harness._work, args=(pipe, 'task', {}))
+  worker.start()
+  ours.recv()
+  for least, low, high in (0.0, 1, 1), (0.2, 2, 20):
+    calls.clear()
+    ours.send(least)
+    seconds, _ = ours.recv()
+    assert low <= len(calls) <= high
+    assert 0.01 <= seconds
+    assert seconds * len(calls) >= least
+  ours.close()
+  worker.join()
 
 
 @pytest.mark.slow
-def test_variants_take_turns_in_processes_of_their_own():
-  variant = harness.Variant('pipeline', {'batch_size': 4, 'image_size': 8})
-  results = harness.measure({'a': variant, 'b': variant}, rounds=3)
-  for result in results.values():
-    assert len(result.seconds) == 3
-    assert 0 < result.base_memory <= result.peak_memory
-    assert 0 < result.median < result.build
+def test_profile_adds_up_kernels_and_convolutions(monkeypatch):
+  reports = {}
+  monkeypatch.setattr(
+    harness, 'report', lambda name, _, rows: reports.update({name: rows})
+  )
+  options = {'architecture': 'tiny', 'batch_size': 2}
+  monkeypatch.setattr(harness, 'model_options', lambda: options)
+  with parsed_flags(rounds=1):
+    profile_step.main([])
+  shares = {row[0]: row[3] for row in reports['profile_step']}
+  assert sum(shares.values()) == pytest.approx(1)
+  assert {'convolution, forward', 'batch norm'} <= set(shares)
+  *rows, total = reports['convolutions']
+  assert total[3] == sum(row[3] for row in rows) == 10 * 8 * 3
+  assert total[-1] == pytest.approx(sum(row[-1] for row in rows))
