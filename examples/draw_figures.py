@@ -46,14 +46,18 @@ from tfp_realnvp.paper import presets
 tfd = tfp.distributions
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-  'model_dir', None, 'The --model_dir of train.py.', required=True
-)
-flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
-flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
 
 _NUM_IMAGES = 1000  # Held-out images. The figures show the first of them.
 _TEMPERATURES = np.arange(0.5, 1.25, 0.1)
+
+
+def define_flags() -> None:
+  """Defines the flags. Importing the program does not define them."""
+  flags.DEFINE_string(
+    'model_dir', None, 'The --model_dir of train.py.', required=True
+  )
+  flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
 
 
 class Artist:
@@ -299,4 +303,5 @@ def _write(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -30,27 +30,6 @@ from tfp_realnvp.paper import experiment
 tfd = tfp.distributions
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-  'model_dir', None, 'The --model_dir of train.py.', required=True
-)
-flags.DEFINE_string(
-  'export_dir',
-  None,
-  'Directory to write the SavedModel to, <base>/<version> for TensorFlow '
-  'Serving.',
-  required=True,
-)
-flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
-flags.DEFINE_integer(
-  'num_draws',
-  None,
-  'Number of noise draws that log_prob averages over (default: no noise, the '
-  'middle of each bin).',
-  lower_bound=1,
-)
-flags.DEFINE_integer(
-  'num_images', 1000, 'Number of held-out images to query.', 1
-)
 
 _SERVER = """
 import sys
@@ -68,6 +47,31 @@ alone = not {'tfp_realnvp', 'tensorflow_probability'} & set(sys.modules)
 log_prob = np.concatenate([answer['log_prob'] for answer in log_prob])
 np.savez(answers, log_prob=log_prob, alone=alone)
 """
+
+
+def define_flags() -> None:
+  """Defines the flags. Importing the program does not define them."""
+  flags.DEFINE_string(
+    'model_dir', None, 'The --model_dir of train.py.', required=True
+  )
+  flags.DEFINE_string(
+    'export_dir',
+    None,
+    'Directory to write the SavedModel to, <base>/<version> for TensorFlow '
+    'Serving.',
+    required=True,
+  )
+  flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
+  flags.DEFINE_integer(
+    'num_draws',
+    None,
+    'Number of noise draws that log_prob averages over (default: no noise, the '
+    'middle of each bin).',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'num_images', 1000, 'Number of held-out images to query.', 1
+  )
 
 
 def served_log_prob(
@@ -154,4 +158,5 @@ curl http://localhost:8501/v1/models/real_nvp:predict \\
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -27,28 +27,20 @@ saves only every --checkpoint_every steps and not when a worker is stopped,
 because all workers must save at the same step.
 """
 
-from collections.abc import Iterator
-import contextlib
-import csv
-import io
-import json
-import os
 import pathlib
-import signal
-import time
 from typing import Any
 
 from absl import app
 from absl import flags
 import keras
-import numpy as np
 import tensorflow as tf
 
 import tfp_realnvp
-from tfp_realnvp import visualization
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
+from tfp_realnvp.paper import reports
+from tfp_realnvp.training import callbacks
 
 # Defaults of the length of training, which the paper does not specify.
 _LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000, 'cooldown_steps': 0}
@@ -63,146 +55,123 @@ STRATEGIES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'dataset', None, presets.NAMES, 'Data set to train on.', required=True
-)
-flags.DEFINE_string(
-  'data_dir',
-  None,
-  'Directory of TensorFlow Datasets (default: that of TFDS), or the folder of '
-  'images for --dataset=folder.',
-)
-flags.DEFINE_string(
-  'model_dir',
-  None,
-  'Directory to write checkpoints, metrics and images to.',
-  required=True,
-)
-flags.DEFINE_integer(
-  'image_size',
-  64,
-  'Height and width of the images for --dataset=folder.',
-  lower_bound=4,
-)
-flags.DEFINE_boolean(
-  'conditional',
-  False,
-  'Whether to condition the flow on the label (CIFAR-10, digits) or on the 40 '
-  'attributes (CelebA), see appendix F of the paper.',
-)
-flags.DEFINE_enum(
-  'prior',
-  'standard',
-  sorted(experiment.PRIORS),
-  'Distribution of the latents: standard normal, or normal with a learned mean '
-  'and standard deviation for each channel of each scale.',
-)
-for _name, _help in {
-  'num_scales': 'Number of scales of the architecture',
-  'num_blocks': 'Number of residual blocks of each network',
-  'hidden_channels': 'Number of hidden channels of the networks, first scale',
-  'batch_size': 'Number of images per training step',
-}.items():
-  flags.DEFINE_integer(
-    _name, None, f'{_help} (default: as in the paper).', lower_bound=1
-  )
-for _name, _help in {
-  'learning_rate': 'Learning rate of Adam',
-  'clip_norm': 'Global norm to clip gradients to',
-  'l2_coefficient': 'L2 regularization of the scale parameters',
-}.items():
-  flags.DEFINE_float(
-    _name, None, f'{_help} (default: as in the paper).', lower_bound=0
-  )
-flags.DEFINE_boolean(
-  'lagged_batch_norm',
-  None,
-  'Whether training normalizes with moving averages, see appendix E of the '
-  'paper (default: for CIFAR-10 and digits).',
-)
-flags.DEFINE_integer(
-  'num_steps',
-  None,
-  'Total number of training steps (default: 100,000, for digits 400).',
-  lower_bound=1,
-)
-flags.DEFINE_integer(
-  'evaluate_every',
-  None,
-  'Number of steps between evaluations (default: 1,000, for digits 200).',
-  lower_bound=1,
-)
-flags.DEFINE_integer(
-  'cooldown_steps',
-  None,
-  'Number of steps at the end over which the learning rate falls linearly to 0 '
-  '(default: 0 as in the paper, for digits 200).',
-  lower_bound=0,
-)
-flags.DEFINE_integer(
-  'checkpoint_every', 500, 'Number of steps between checkpoints.', 1
-)
-flags.DEFINE_float(
-  'momentum', 0.9, 'Momentum of the moving averages of batch normalization.'
-)
-flags.DEFINE_enum(
-  'compute_dtype',
-  'float32',
-  ['float32', 'bfloat16', 'float16'],
-  'Dtype of the activations of the networks. float16 uses loss scaling.',
-)
-flags.DEFINE_boolean(
-  'recompute_networks',
-  False,
-  'Whether to recompute activations in the backward pass, to save memory.',
-)
-flags.DEFINE_boolean(
-  'jit_compile',
-  False,
-  'Whether to compile with XLA. This is faster, except on CPUs.',
-)
-flags.DEFINE_enum(
-  'distribute',
-  'none',
-  sorted(STRATEGIES),
-  'Strategy to distribute batches over devices with.',
-)
-flags.DEFINE_string('tpu', '', 'Address or name of the TPU.')
-flags.DEFINE_boolean(
-  'synchronized',
-  True,
-  'Whether to compute batch statistics over all devices.',
-)
-flags.DEFINE_boolean(
-  'deterministic',
-  False,
-  'Whether to use deterministic operations only, which are slower.',
-)
-flags.DEFINE_integer(
-  'seed', 0, 'Seed of the weights, the noise and the order of the data.'
-)
 
-_NUM_SAMPLES = 64  # In each image of samples.
 _NUM_EVALUATED = 10_000  # Held-out images of an evaluation during training.
 _NUM_COUNTED = 10_000  # Images for re-estimated statistics and histograms.
 
 
-def histogram_bits_per_dim(
-  train: np.ndarray, test: np.ndarray, num_levels: int
-) -> float:
-  """Returns bits/dim of a baseline that models each pixel by its histogram.
-
-  Args:
-    train: Integer images `[N, H, W, C]` to count levels in, starting from one.
-    test: Integer images `[M, H, W, C]`.
-    num_levels: Number of values a pixel can take.
-  """
-  train, test = (images.reshape(len(images), -1) for images in (train, test))
-  bits = []
-  for pixel, held_out in zip(train.T, test.T):
-    counts = 1 + np.bincount(pixel, minlength=num_levels)
-    bits.append(-np.log2(counts / counts.sum())[held_out].mean())
-  return float(np.mean(bits))
+def define_flags() -> None:
+  """Defines the flags. Importing the program does not define them."""
+  flags.DEFINE_enum(
+    'dataset', None, presets.NAMES, 'Data set to train on.', required=True
+  )
+  flags.DEFINE_string(
+    'data_dir',
+    None,
+    'Directory of TensorFlow Datasets (default: that of TFDS), or the folder '
+    'of images for --dataset=folder.',
+  )
+  flags.DEFINE_string(
+    'model_dir',
+    None,
+    'Directory to write checkpoints, metrics and images to.',
+    required=True,
+  )
+  flags.DEFINE_integer(
+    'image_size',
+    64,
+    'Height and width of the images for --dataset=folder.',
+    lower_bound=4,
+  )
+  flags.DEFINE_boolean(
+    'conditional',
+    False,
+    'Whether to condition the flow on the label (CIFAR-10, digits) or on the '
+    '40 attributes (CelebA), see appendix F of the paper.',
+  )
+  flags.DEFINE_enum(
+    'prior',
+    'standard',
+    sorted(experiment.PRIORS),
+    'Distribution of the latents: standard normal, or normal with a learned '
+    'mean and standard deviation for each channel of each scale.',
+  )
+  paper = 'default: as in the paper'
+  for name, help_text in {
+    'num_scales': f'Number of scales of the architecture ({paper}).',
+    'num_blocks': f'Number of residual blocks of each network ({paper}).',
+    'hidden_channels': 'Number of hidden channels of the networks, first scale '
+    f'({paper}).',
+    'batch_size': f'Number of images per training step ({paper}).',
+    'num_steps': 'Total number of training steps (default: 100,000, for digits '
+    '400).',
+    'evaluate_every': 'Number of steps between evaluations (default: 1,000, '
+    'for digits 200).',
+  }.items():
+    flags.DEFINE_integer(name, None, help_text, lower_bound=1)
+  for name, help_text in {
+    'learning_rate': 'Learning rate of Adam',
+    'clip_norm': 'Global norm to clip gradients to',
+    'l2_coefficient': 'L2 regularization of the scale parameters',
+  }.items():
+    flags.DEFINE_float(
+      name, None, f'{help_text} (default: as in the paper).', lower_bound=0
+    )
+  flags.DEFINE_boolean(
+    'lagged_batch_norm',
+    None,
+    'Whether training normalizes with moving averages, see appendix E of the '
+    'paper (default: for CIFAR-10 and digits).',
+  )
+  flags.DEFINE_integer(
+    'cooldown_steps',
+    None,
+    'Number of steps at the end over which the learning rate falls linearly to '
+    '0 (default: 0 as in the paper, for digits 200).',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    'checkpoint_every', 500, 'Number of steps between checkpoints.', 1
+  )
+  flags.DEFINE_float(
+    'momentum', 0.9, 'Momentum of the moving averages of batch normalization.'
+  )
+  flags.DEFINE_enum(
+    'compute_dtype',
+    'float32',
+    ['float32', 'bfloat16', 'float16'],
+    'Dtype of the activations of the networks. float16 uses loss scaling.',
+  )
+  flags.DEFINE_boolean(
+    'recompute_networks',
+    False,
+    'Whether to recompute activations in the backward pass, to save memory.',
+  )
+  flags.DEFINE_boolean(
+    'jit_compile',
+    False,
+    'Whether to compile with XLA. This is faster, except on CPUs.',
+  )
+  flags.DEFINE_enum(
+    'distribute',
+    'none',
+    sorted(STRATEGIES),
+    'Strategy to distribute batches over devices with.',
+  )
+  flags.DEFINE_string('tpu', '', 'Address or name of the TPU.')
+  flags.DEFINE_boolean(
+    'synchronized',
+    True,
+    'Whether to compute batch statistics over all devices.',
+  )
+  flags.DEFINE_boolean(
+    'deterministic',
+    False,
+    'Whether to use deterministic operations only, which are slower.',
+  )
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of the weights, the noise and the order of the data.'
+  )
 
 
 def architecture() -> dict[str, Any]:
@@ -242,204 +211,6 @@ def build_model() -> tfp_realnvp.DensityEstimator:
   )
 
 
-class StopOnSignal(keras.callbacks.Callback):
-  """Exits the program on Ctrl-C, SIGTERM and SIGHUP.
-
-  In a `deferred` context it exits at the end of the context, and `fit` stops
-  after the current step. Only the first signal counts, because some are sent
-  twice. A signal that was ignored when the program started, such as SIGHUP
-  under `nohup`, remains ignored.
-
-  Attributes:
-    signal: The first signal that was received, or `None`.
-    saved_step: Step of the newest checkpoint, or `None`.
-  """
-
-  def __init__(self) -> None:
-    super().__init__()
-    self.signal = None
-    self.saved_step = None
-    self._is_deferred = False
-    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
-      number = getattr(signal, name, None)
-      if number and signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, self._receive)
-
-  def _receive(self, number: int, frame: Any) -> None:
-    del frame
-    if self.signal:  # The program is exiting already.
-      return
-    self.signal = signal.Signals(number)
-    if not self._is_deferred:
-      self._exit()
-
-  def _exit(self) -> None:
-    raise SystemExit(128 + self.signal)
-
-  @contextlib.contextmanager
-  def deferred(self) -> Iterator[None]:
-    """Returns a context manager that delays the exit to its end."""
-    self._is_deferred = True
-    try:
-      yield
-    finally:
-      self._is_deferred = False
-    if self.signal:
-      self._exit()
-
-  def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-    del batch, logs
-    if self.signal:
-      self.model.stop_training = True
-
-
-class Cooldown(keras.callbacks.Callback):
-  """Decreases the learning rate linearly to 0 over the last steps."""
-
-  def __init__(self, learning_rate: float, num_steps: int, cooldown_steps: int):
-    super().__init__()
-    self._learning_rate = learning_rate
-    self._num_steps = num_steps
-    self._cooldown_steps = cooldown_steps
-
-  def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-    del batch, logs
-    left = self._num_steps - int(self.model.step.numpy())
-    share = min(1.0, left / self._cooldown_steps) if self._cooldown_steps else 1
-    self.model.optimizer.learning_rate = self._learning_rate * share
-
-
-def prepare_model_dir(model_dir: pathlib.Path) -> None:
-  """Creates the directory and writes flags.json, or compares with it.
-
-  Args:
-    model_dir: Directory of the run.
-
-  Raises:
-    SystemExit: If the directory cannot be written, or belongs to a run with
-      another model.
-  """
-  path = model_dir / 'flags.json'
-  values = architecture()
-  try:
-    model_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-      replace_text(path, json.dumps(values, indent=2))
-      return
-  except OSError as error:
-    raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
-    ) from error
-  saved = json.loads(path.read_text())
-  for name, value in values.items():
-    if saved.get(name, value) != value:
-      raise SystemExit(
-        f'--{name}={value}, but the run in --model_dir={model_dir} was started '
-        f'with {saved[name]}. Use that value or another --model_dir.'
-      )
-
-
-class Reports:
-  """Writes metrics.csv, TensorBoard summaries and images of samples."""
-
-  def __init__(self, model_dir: pathlib.Path, step: int, is_chief: bool):
-    """Initializes Reports from the rows of metrics.csv up to `step`.
-
-    Args:
-      model_dir: Directory to write to.
-      step: Step at which training starts or resumes.
-      is_chief: Whether this worker writes files.
-    """
-    self._model_dir = model_dir
-    self._is_chief = is_chief
-    self._rows = []
-    path = model_dir / 'metrics.csv'
-    if path.exists():
-      rows = csv.DictReader(path.read_text().splitlines())
-      self._rows = [row for row in rows if int(row['step']) <= step]
-    before = float(self._rows[-1]['seconds']) if self._rows else 0
-    self._start = time.time() - before
-    if is_chief:
-      self._writer = tf.summary.create_file_writer(str(model_dir))
-
-  @property
-  def step(self) -> int:
-    """Step of the last row."""
-    return int(self._rows[-1]['step']) if self._rows else 0
-
-  def write(
-    self,
-    step: int,
-    metrics: dict[str, float],
-    model: tfp_realnvp.DensityEstimator,
-    images: image_data.Data,
-  ) -> None:
-    """Writes the metrics of a step, the time, and an image of samples.
-
-    Args:
-      step: Training step.
-      metrics: Values by name.
-      model: Model to sample from.
-      images: Data whose held-out images are shown beside the samples.
-    """
-    row = {'step': step, **metrics, 'seconds': time.time() - self._start}
-    self._rows.append(row)
-    if not self._is_chief:
-      return
-    picture = real_and_samples(model, images)
-    path = str(samples_path(self._model_dir, step))
-    tf.io.write_file(path, tf.io.encode_png(picture))
-    with self._writer.as_default(step=step):
-      for name, value in row.items():
-        tf.summary.scalar(name, value)
-      tf.summary.image('real_and_samples', picture[np.newaxis])
-    # metrics.csv is written last, so that a run that is stopped before this
-    # line repeats the whole report.
-    text = io.StringIO()
-    table = csv.DictWriter(text, row, extrasaction='ignore')
-    table.writeheader()
-    table.writerows(self._rows)
-    replace_text(self._model_dir / 'metrics.csv', text.getvalue())
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file atomically."""
-  replacement = path.with_name(f'{path.name}.{os.getpid()}')
-  replacement.write_text(text)
-  replacement.replace(path)
-
-
-def real_and_samples(
-  model: tfp_realnvp.DensityEstimator, images: image_data.Data
-) -> np.ndarray:
-  """Returns an image of held-out images (left) beside samples (right).
-
-  Samples of a conditional flow use the conditions of the held-out images.
-
-  Args:
-    model: Model to sample from.
-    images: Data set.
-  """
-  real, condition = images.arrays('test', _NUM_SAMPLES)
-  samples = model.distribution.sample(
-    len(real),
-    seed=[FLAGS.seed, 0],
-    **experiment.bijector_kwargs(condition),
-  )
-  zoom = max(1, 32 // real.shape[1])
-  grids = [
-    visualization.image_grid(
-      visualization.to_uint8(pixels, images.preset.num_levels), zoom=zoom
-    )
-    for pixels in (real, samples)
-  ]
-  return visualization.side_by_side(*grids)
-
-
-def samples_path(model_dir: pathlib.Path, step: int) -> pathlib.Path:
-  return model_dir / f'samples-{step:07d}.png'
-
-
 def evaluate(
   model: tfp_realnvp.DensityEstimator, images: image_data.Data, limit: int = -1
 ) -> dict[str, float]:
@@ -453,20 +224,20 @@ def train(
   model: tfp_realnvp.DensityEstimator,
   images: image_data.Data,
   checkpoints: tfp_realnvp.Checkpoints,
-  reports: Reports,
-  stop: StopOnSignal,
+  report: reports.Reports,
+  stop: callbacks.StopOnSignal,
 ) -> None:
   """Trains up to --num_steps and reports every --evaluate_every steps."""
   every, end = FLAGS.evaluate_every, FLAGS.num_steps
-  cooldown = Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
+  cooldown = callbacks.Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
   while True:
     step = checkpoints.step
-    if step > reports.step and (step % every == 0 or step == end):
+    if step > report.step and (step % every == 0 or step == end):
       # Read the metrics of training first, because evaluation resets them.
       metrics = model.get_metrics_result()
       metrics = {f'train_{k}': float(v) for k, v in metrics.items()}
       metrics |= evaluate(model, images, _NUM_EVALUATED)
-      reports.write(step, metrics, model, images)
+      report.write(step, metrics, model, images)
     if step >= end:
       return
     until = min((step // every + 1) * every, end)
@@ -487,7 +258,7 @@ def finish(
   model: tfp_realnvp.DensityEstimator,
   images: image_data.Data,
   checkpoints: tfp_realnvp.Checkpoints,
-  stop: StopOnSignal,
+  stop: callbacks.StopOnSignal,
 ) -> None:
   """Re-estimates statistics, saves the final model, and prints the result."""
   trained = evaluate(model, images)
@@ -498,7 +269,7 @@ def finish(
   model_dir = pathlib.Path(FLAGS.model_dir)
   with stop.deferred():
     tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
-  baseline = histogram_bits_per_dim(
+  baseline = reports.histogram_bits_per_dim(
     images.arrays('train', _NUM_COUNTED)[0],
     images.arrays('test', _NUM_COUNTED)[0],
     images.preset.num_levels,
@@ -513,14 +284,14 @@ def finish(
     f'baseline of pixel histograms {baseline:.3f}'
     + (f'; the paper {paper}.' if paper else '.')
     + f'\nSamples beside held-out images: '
-    f'{samples_path(model_dir, checkpoints.step)}'
+    f'{reports.samples_path(model_dir, checkpoints.step)}'
   )
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  stop = StopOnSignal()
+  stop = callbacks.StopOnSignal()
   try:
     run(stop)
   finally:
@@ -531,7 +302,7 @@ def main(argv: list[str]) -> None:
       print(f'Stopped by {stop.signal.name}. {saved} is saved.')
 
 
-def run(stop: StopOnSignal) -> None:
+def run(stop: callbacks.StopOnSignal) -> None:
   """Trains, evaluates and saves the model of the flags."""
   set_defaults()
   strategy = STRATEGIES[FLAGS.distribute]()
@@ -539,7 +310,7 @@ def run(stop: StopOnSignal) -> None:
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
   model_dir = pathlib.Path(FLAGS.model_dir)
-  prepare_model_dir(model_dir)
+  reports.prepare_model_dir(model_dir, architecture())
   images = image_data.load(
     presets.preset(FLAGS.dataset, FLAGS.image_size),
     FLAGS.dataset,
@@ -557,8 +328,10 @@ def run(stop: StopOnSignal) -> None:
   try:
     if checkpoints.restore(epoch_steps=FLAGS.evaluate_every):
       stop.saved_step = checkpoints.step
-    reports = Reports(model_dir, checkpoints.step, checkpoints.is_chief)
-    train(model, images, checkpoints, reports, stop)
+    report = reports.Reports(
+      model_dir, checkpoints.step, checkpoints.is_chief, FLAGS.seed
+    )
+    train(model, images, checkpoints, report, stop)
     finish(model, images, checkpoints, stop)
   except tf.errors.OpError as error:
     if 'IteratorGetNext' not in str(error):
@@ -572,4 +345,5 @@ def run(stop: StopOnSignal) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -9,7 +9,7 @@ from absl import app
 from absl import flags
 import train
 
-flags.FLAGS.set_default('dataset', 'cifar10')
-
 if __name__ == '__main__':
+  train.define_flags()
+  flags.FLAGS.set_default('dataset', 'cifar10')
   app.run(train.main)

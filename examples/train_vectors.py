@@ -40,42 +40,6 @@ _TABLES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'dataset',
-  None,
-  ['moons', *_TABLES, 'csv'],
-  'Data set to train on: two moons, a table of scikit-learn, or --csv.',
-  required=True,
-)
-flags.DEFINE_string(
-  'csv', None, 'Path of a comma-separated table of numbers with a header line.'
-)
-flags.DEFINE_string(
-  'model_dir', None, 'Directory to write the results to.', required=True
-)
-flags.DEFINE_boolean(
-  'batch_norm', None, 'Whether batch normalization follows each coupling.'
-)
-for _name, _help in {
-  'num_couplings': 'Number of couplings.',
-  'num_layers': 'Number of hidden layers of each network.',
-  'hidden_size': 'Number of units of each hidden layer.',
-  'batch_size': 'Number of rows per step.',
-  'num_steps': 'Number of steps. The learning rate decays to 0.',
-}.items():
-  flags.DEFINE_integer(_name, None, _help, lower_bound=1)
-for _name, _help in {
-  'degrees_of_freedom': "Degrees of freedom of Student's t-distribution of the "
-  'latents. Infinity gives the normal distribution.',
-  'noise': 'Standard deviation of the noise added to training rows, relative '
-  'to that of the rows.',
-  'weight_decay': 'Weight decay of AdamW.',
-  'learning_rate': 'Initial learning rate of AdamW.',
-}.items():
-  flags.DEFINE_float(_name, None, _help, lower_bound=0)
-flags.DEFINE_integer(
-  'seed', 0, 'Seed of the split, the weights, the noise and the two moons.'
-)
 
 # Two moons have many rows and few columns. The tables have few rows and many
 # columns, and need regularization more than a flexible flow.
@@ -105,6 +69,48 @@ _TABLE = {
 }
 _NUM_VALIDATIONS = 20
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+def define_flags() -> None:
+  """Defines the flags. Importing the program does not define them."""
+  flags.DEFINE_enum(
+    'dataset',
+    None,
+    ['moons', *_TABLES, 'csv'],
+    'Data set to train on: two moons, a table of scikit-learn, or --csv.',
+    required=True,
+  )
+  flags.DEFINE_string(
+    'csv',
+    None,
+    'Path of a comma-separated table of numbers with a header line.',
+  )
+  flags.DEFINE_string(
+    'model_dir', None, 'Directory to write the results to.', required=True
+  )
+  flags.DEFINE_boolean(
+    'batch_norm', None, 'Whether batch normalization follows each coupling.'
+  )
+  for name, help_text in {
+    'num_couplings': 'Number of couplings.',
+    'num_layers': 'Number of hidden layers of each network.',
+    'hidden_size': 'Number of units of each hidden layer.',
+    'batch_size': 'Number of rows per step.',
+    'num_steps': 'Number of steps. The learning rate decays to 0.',
+  }.items():
+    flags.DEFINE_integer(name, None, help_text, lower_bound=1)
+  for name, help_text in {
+    'degrees_of_freedom': "Degrees of freedom of Student's t-distribution of "
+    'the latents. Infinity gives the normal distribution.',
+    'noise': 'Standard deviation of the noise added to training rows, relative '
+    'to that of the rows.',
+    'weight_decay': 'Weight decay of AdamW.',
+    'learning_rate': 'Initial learning rate of AdamW.',
+  }.items():
+    flags.DEFINE_float(name, None, help_text, lower_bound=0)
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of the split, the weights, the noise and the two moons.'
+  )
 
 
 def load_rows(
@@ -347,4 +353,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

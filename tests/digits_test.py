@@ -1,10 +1,9 @@
 import tensorflow as tf
 
-from tests import program_testing
+from examples import digits
 
 
 def test_program_on_tiny_data(tmp_path, monkeypatch, capsys):
-  digits = program_testing.load('digits')
   train, test = digits.load_digits()
   assert (len(train), len(test)) == (1500, 297)
   monkeypatch.setattr(digits, 'load_digits', lambda: (train[:128], test[:64]))

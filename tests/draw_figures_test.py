@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from examples import draw_figures
 from tests import flow_testing
 from tests import program_testing
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
-
-draw_figures = program_testing.load('draw_figures')
 
 _SMALL = {'num_scales': 2, 'num_blocks': 1, 'hidden_channels': 2}
 

@@ -1,28 +1,13 @@
-"""Runs the programs of examples/ as a user does, as processes."""
+"""Runs programs as a user does, as processes."""
 
-import importlib
 import os
 import pathlib
 import subprocess
 import sys
 
-from absl import flags
-
 from tfp_realnvp.paper import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def load(program):
-  """Imports a program, to test its parts, without its flags.
-
-  Several programs have flags of one name, and a process can have one of them.
-  """
-  module = importlib.import_module(f'examples.{program}')
-  own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
-  for name in [flag.name for flag in own]:
-    delattr(flags.FLAGS, name)
-  return module
 
 
 def build(dataset, conditional=False, prior='standard', **changes):
@@ -72,3 +57,23 @@ def run(program, *flags, expect=0):
   )
   assert done.returncode == expect, done.stderr[-3000:]
   return done.stdout + done.stderr
+
+
+def run_program(name, *args, **kwargs):
+  """Runs a program of tests/programs, which can import the project.
+
+  Args:
+    name: Name of the program.
+    *args: Its command line.
+    **kwargs: Others of `subprocess.run`.
+
+  Returns:
+    A `subprocess.CompletedProcess`.
+  """
+  path = ROOT / 'tests' / 'programs' / f'{name}.py'
+  folders = [str(ROOT), str(ROOT / 'examples'), *sys.path]
+  search_path = {'PYTHONPATH': os.pathsep.join(folders)}
+  return subprocess.run(
+    [sys.executable, str(path), *map(str, args)],
+    **({'env': environment() | search_path} | kwargs),
+  )

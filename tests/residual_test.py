@@ -1,13 +1,11 @@
 import functools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import flow_testing
+from tests import program_testing
 import tfp_realnvp
 from tfp_realnvp.bijectors import mask as mask_lib
 
@@ -160,39 +158,13 @@ def test_bfloat16_activations_leave_the_rest_in_float32():
   assert {v.dtype for v in net.variables} == {tf.float32}
 
 
-_EMPTY_BATCHES = """
-import numpy as np
-import tensorflow as tf
-import tfp_realnvp
-
-norm = tfp_realnvp.BatchNormOptions(synchronized=True)
-networks = tfp_realnvp.ResidualNetworks(
-  hidden_channels=4, num_blocks=1, batch_norm=norm)
-net = networks(tfp_realnvp.NetworkSpec(in_channels=2, out_channels=3))
-
-@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 2])])
-def gradients(x):
-  with tf.GradientTape() as tape:
-    loss = sum(map(tf.reduce_sum, net(x)))
-  return tape.gradient(loss, net.trainable_variables)
-
-for value in net(tf.zeros([0, 4, 4, 2])):
-  assert value.shape == (0, 4, 4, 3)
-for gradient in gradients(tf.zeros([0, 4, 4, 2])):
-  np.testing.assert_array_equal(gradient, 0)
-one, two = (gradients(tf.random.stateless_normal([n, 4, 4, 2], [0, 1]))
-            for n in (1, 2))
-assert np.any(one[0] != 0) and np.any(one[0] != two[0])
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('use_onednn', ['0', '1'])
 def test_empty_batches(use_onednn):
-  environment = os.environ | {'TF_ENABLE_ONEDNN_OPTS': use_onednn}
-  subprocess.run(
-    [sys.executable, '-c', _EMPTY_BATCHES], env=environment, check=True
-  )
+  environment = program_testing.environment() | {
+    'TF_ENABLE_ONEDNN_OPTS': use_onednn
+  }
+  program_testing.run_program('empty_batches', env=environment, check=True)
 
 
 def test_same_seed_same_weights():

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tests import flow_testing
+from tests import program_testing
 from tests import serving_testing
 import tfp_realnvp
 from tfp_realnvp import saved_model
@@ -74,7 +75,7 @@ def test_the_distribution_trains_on(tmp_path):
 
 
 def test_export_from_a_mirrored_strategy(tmp_path):
-  serving_testing.run_program('mirrored_export', tmp_path / '1', check=True)
+  program_testing.run_program('mirrored_export', tmp_path / '1', check=True)
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
@@ -94,7 +95,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_killed_export_leaves_nothing_at_path(tmp_path):
-  result = serving_testing.run_program('killed_export', tmp_path / '1')
+  result = program_testing.run_program('killed_export', tmp_path / '1')
   assert result.returncode == 9
   (left,) = os.listdir(tmp_path)
   assert left.startswith('.1-')

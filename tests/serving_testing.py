@@ -1,10 +1,6 @@
-"""Exported models for tests, and programs that export or serve in a process."""
+"""Exported models for tests."""
 
 import collections
-import os
-import pathlib
-import subprocess
-import sys
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -15,16 +11,6 @@ from tfp_realnvp import saved_model
 tfd = tfp.distributions
 
 SHAPE = (4, 4, 2)
-
-
-def run_program(name, *args, **kwargs):
-  """Runs a program of `tests/programs`, which can import the library."""
-  path = pathlib.Path(__file__).parent / 'programs' / f'{name}.py'
-  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
-  return subprocess.run(
-    [sys.executable, str(path), *map(str, args)],
-    **({'env': environment} | kwargs),
-  )
 
 
 def flow(event_shape=SHAPE, **kwargs):

@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import config_pb2
 import tensorflow_probability as tfp
 
 from tests import flow_testing
+from tests import program_testing
 from tests import serving_testing
 import tfp_realnvp
 
@@ -111,7 +112,7 @@ def test_tensorflow_alone_gives_the_librarys_answers(images_model, tmp_path):
   inputs, outputs = str(tmp_path / 'inputs.npz'), str(tmp_path / 'outputs.npz')
   np.savez(inputs, images=images)
   environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-  serving_testing.run_program(
+  program_testing.run_program(
     'serving_client',
     images_model.path,
     inputs,

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from examples import train
 from tests import program_testing
-
-train = program_testing.load('train')
+from tests import signal_testing
+from tfp_realnvp.training import callbacks
 
 _SMALL = [
   '--num_scales=1',
@@ -42,50 +43,14 @@ def _digits(model_dir, *flags):
   return ['--dataset=digits', f'--model_dir={model_dir}', *_SMALL, *flags]
 
 
-def test_histogram_baseline_by_hand():
-  seen = np.array([0, 0, 1], np.uint8).reshape(3, 1, 1, 1)
-  held_out = np.array([0, 1], np.uint8).reshape(2, 1, 1, 1)
-  # Add-one counts 3 and 2 of 5.
-  expected = -(np.log2(3 / 5) + np.log2(2 / 5)) / 2
-  value = train.histogram_bits_per_dim(seen, held_out, 2)
-  np.testing.assert_allclose(value, expected)
-
-
 @pytest.fixture
 def stop():
-  """`StopOnSignal` of a process that ignores none of its signals."""
-  numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-  before = [signal.signal(n, signal.default_int_handler) for n in numbers]
-  yield train.StopOnSignal()
-  for number, handler in zip(numbers, before):
-    signal.signal(number, handler)
-
-
-@pytest.mark.parametrize(
-  'number, status',
-  [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
-)
-def test_signals_end_the_program_with_their_status(number, status, stop):
-  with pytest.raises(SystemExit) as ended:
-    signal.raise_signal(number)
-  assert ended.value.code == status
-  assert stop.signal == number
-
-
-def test_signals_wait_for_what_must_not_be_interrupted(stop):
-  done = []
-  with pytest.raises(SystemExit) as ended:
-    with stop.deferred():
-      signal.raise_signal(signal.SIGTERM)
-      signal.raise_signal(signal.SIGTERM)  # As schedulers do.
-      signal.raise_signal(signal.SIGINT)
-      done.append(True)
-  assert done
-  assert ended.value.code == 143
+  with signal_testing.stop_on_signal() as stop:
+    yield stop
 
 
 def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
-  monkeypatch.setattr(train, 'StopOnSignal', lambda: stop)
+  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
   monkeypatch.setattr(
     train, 'run', lambda stop: signal.raise_signal(signal.SIGTERM)
   )
@@ -101,44 +66,11 @@ def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
   assert 'Stopped by SIGTERM. Nothing is saved.' in capsys.readouterr().out
 
 
-def test_report_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
-  def interrupted(*args):
-    raise SystemExit
-
-  monkeypatch.setattr(train, 'real_and_samples', interrupted)
-  with pytest.raises(SystemExit):
-    train.Reports(tmp_path, 4, True).write(4, {}, None, None)
-  assert train.Reports(tmp_path, 4, True).step == 0
-  picture = np.zeros([2, 2, 3], np.uint8)
-  monkeypatch.setattr(train, 'real_and_samples', lambda *args: picture)
-  train.Reports(tmp_path, 4, True).write(4, {}, None, None)
-  assert train.Reports(tmp_path, 4, True).step == 4
-  assert train.samples_path(tmp_path, 4).exists()
-
-
-def test_signals_that_are_ignored_stay_ignored(stop):
-  signal.signal(signal.SIGHUP, signal.SIG_IGN)
-  again = train.StopOnSignal()
-  signal.raise_signal(signal.SIGHUP)
-  assert again.signal is None
-  with pytest.raises(SystemExit):
-    signal.raise_signal(signal.SIGTERM)
-
-
-# Python treats Ctrl-C as the process that starts it does: a script in the
-# background ignores it.
-_WITH_SIGINT = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.{handler})
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
 def _begin(*flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
-  """Starts a run that treats Ctrl-C as said, however the tests do."""
-  program = _WITH_SIGINT.format(handler=sigint)
+  """Starts a run with this handler of Ctrl-C, whatever that of pytest is."""
+  program = program_testing.ROOT / 'tests' / 'programs' / 'with_sigint.py'
   return subprocess.Popen(
-    [sys.executable, '-c', program, *_command(*flags)],
+    [sys.executable, str(program), sigint, *_command(*flags)],
     cwd=program_testing.ROOT,
     env=program_testing.environment(),
     stdout=output,
@@ -311,39 +243,12 @@ def test_finished_run_only_evaluates_and_refuses_other_architectures(tmp_path):
   assert tf.train.latest_checkpoint(tmp_path).endswith('ckpt-4')
 
 
-_DAMAGED = """
-import dataclasses
-from absl import app
-import tensorflow as tf
-from tfp_realnvp.paper import data as image_data
-import train
-
-load = image_data.load
-
-def load_damaged(*args):
-  data = load(*args)
-  def decode(element):  # The third image that is asked for is none.
-    png = tf.where(element['number'] == 2, b'no image', PNG)
-    return tf.ensure_shape(tf.io.decode_png(png), [8, 8, 1]), None
-  PNG = tf.io.encode_png(tf.zeros([8, 8, 1], tf.uint8)).numpy()
-  numbers = tf.data.Dataset.range(1500).map(lambda i: {'number': i})
-  return dataclasses.replace(
-    data, train=numbers, test=numbers.take(2), decode=decode
-  )
-
-image_data.load = load_damaged
-app.run(train.main)
-"""
-
-
 @pytest.mark.slow
 def test_damaged_data_are_named(tmp_path):
-  root = program_testing.ROOT
-  done = subprocess.run(
-    [sys.executable, '-c', _DAMAGED, *_digits(tmp_path)],
+  done = program_testing.run_program(
+    'train_on_damaged_data',
+    *_digits(tmp_path),
     cwd=program_testing.ROOT,
-    env=program_testing.environment()
-    | {'PYTHONPATH': f'{root}:{root}/examples'},
     capture_output=True,
     text=True,
     timeout=600,

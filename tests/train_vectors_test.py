@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from examples import train_vectors
 from tests import flow_testing
 from tests import program_testing
-
-train_vectors = program_testing.load('train_vectors')
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

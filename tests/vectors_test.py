@@ -1,8 +1,7 @@
-from tests import program_testing
+from examples import vectors
 
 
 def test_program_on_tiny_data(tmp_path, monkeypatch, capsys):
-  vectors = program_testing.load('vectors')
   monkeypatch.setattr(vectors, 'NUM_ROWS', 5000)
   monkeypatch.setattr(vectors, 'NUM_EPOCHS', 10)
   monkeypatch.chdir(tmp_path)

@@ -1,0 +1,80 @@
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from tests import estimator_testing
+from tests import signal_testing
+from tfp_realnvp.training import callbacks
+
+
+@pytest.fixture
+def stop():
+  with signal_testing.stop_on_signal() as stop:
+    yield stop
+
+
+@pytest.mark.parametrize(
+  'number, status',
+  [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_signals_end_the_program_with_their_status(number, status, stop):
+  with pytest.raises(SystemExit) as ended:
+    signal.raise_signal(number)
+  assert ended.value.code == status
+  assert stop.signal == number
+
+
+def test_signals_wait_for_what_must_not_be_interrupted(stop):
+  done = []
+  with pytest.raises(SystemExit) as ended:
+    with stop.deferred():
+      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGTERM)  # As schedulers do.
+      signal.raise_signal(signal.SIGINT)
+      done.append(True)
+  assert done
+  assert ended.value.code == 143
+
+
+def test_signals_that_are_ignored_stay_ignored(stop):
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  again = callbacks.StopOnSignal()
+  signal.raise_signal(signal.SIGHUP)
+  assert again.signal is None
+  with pytest.raises(SystemExit):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_fit_stops_after_the_step_of_a_signal(stop):
+  model = estimator_testing.vector_estimator()
+  number = signal.SIGTERM
+  send = keras.callbacks.LambdaCallback(
+    on_train_batch_begin=lambda batch, logs: (
+      signal.raise_signal(number) if batch == 1 else None
+    )
+  )
+  with pytest.raises(SystemExit), stop.deferred():
+    model.fit(
+      estimator_testing.vectors(),
+      batch_size=4,
+      epochs=5,
+      callbacks=[send, stop],
+      verbose=0,
+    )
+  assert int(model.step) == 2
+
+
+def test_learning_rates_of_a_cooldown():
+  model = estimator_testing.vector_estimator()
+  cooldown = callbacks.Cooldown(0.5, num_steps=6, cooldown_steps=4)
+  rates = []
+  record = keras.callbacks.LambdaCallback(
+    on_train_batch_end=lambda batch, logs: rates.append(
+      float(model.optimizer.learning_rate)
+    )
+  )
+  x = estimator_testing.vectors()[:24]
+  model.fit(x, batch_size=4, callbacks=[cooldown, record], verbose=0)
+  np.testing.assert_allclose(rates, [0.5, 0.5, 0.5, 0.375, 0.25, 0.125])

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from tfp_realnvp.paper import reports
+
+
+def test_histogram_baseline_by_hand():
+  seen = np.array([0, 0, 1], np.uint8).reshape(3, 1, 1, 1)
+  held_out = np.array([0, 1], np.uint8).reshape(2, 1, 1, 1)
+  # Add-one counts 3 and 2 of 5.
+  expected = -(np.log2(3 / 5) + np.log2(2 / 5)) / 2
+  value = reports.histogram_bits_per_dim(seen, held_out, 2)
+  np.testing.assert_allclose(value, expected)
+
+
+def test_report_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
+  def interrupted(*args):
+    raise SystemExit
+
+  monkeypatch.setattr(reports, 'real_and_samples', interrupted)
+  with pytest.raises(SystemExit):
+    reports.Reports(tmp_path, 4, True).write(4, {}, None, None)
+  assert reports.Reports(tmp_path, 4, True).step == 0
+  picture = np.zeros([2, 2, 3], np.uint8)
+  monkeypatch.setattr(reports, 'real_and_samples', lambda *args: picture)
+  reports.Reports(tmp_path, 4, True).write(4, {}, None, None)
+  assert reports.Reports(tmp_path, 4, True).step == 4
+  assert reports.samples_path(tmp_path, 4).exists()

@@ -1,0 +1,86 @@
+"""Keras callbacks of training programs: signals and learning rates."""
+
+from collections.abc import Iterator
+import contextlib
+import signal
+from typing import Any
+
+import keras
+
+__all__ = ['Cooldown', 'StopOnSignal']
+
+
+class StopOnSignal(keras.callbacks.Callback):
+  """Exits the program on Ctrl-C, SIGTERM and SIGHUP.
+
+  In a `deferred` context it exits at the end of the context, and `fit` stops
+  after the current step. Only the first signal counts, because some are sent
+  twice. A signal that was ignored when the program started, such as SIGHUP
+  under `nohup`, remains ignored.
+
+  Attributes:
+    signal: The first signal that was received, or `None`.
+    saved_step: Step of the newest checkpoint, or `None`.
+  """
+
+  def __init__(self) -> None:
+    super().__init__()
+    self.signal = None
+    self.saved_step = None
+    self._is_deferred = False
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
+      number = getattr(signal, name, None)
+      if number and signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, self._receive)
+
+  def _receive(self, number: int, frame: Any) -> None:
+    del frame
+    if self.signal:  # The program is exiting already.
+      return
+    self.signal = signal.Signals(number)
+    if not self._is_deferred:
+      self._exit()
+
+  def _exit(self) -> None:
+    raise SystemExit(128 + self.signal)
+
+  @contextlib.contextmanager
+  def deferred(self) -> Iterator[None]:
+    """Returns a context manager that delays the exit to its end."""
+    self._is_deferred = True
+    try:
+      yield
+    finally:
+      self._is_deferred = False
+    if self.signal:
+      self._exit()
+
+  def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    """Keras hook: stops `fit` after a signal."""
+    del batch, logs
+    if self.signal:
+      self.model.stop_training = True
+
+
+class Cooldown(keras.callbacks.Callback):
+  """Decreases the learning rate linearly to 0 over the last steps."""
+
+  def __init__(self, learning_rate: float, num_steps: int, cooldown_steps: int):
+    """Initializes Cooldown.
+
+    Args:
+      learning_rate: Learning rate before the last `cooldown_steps` steps.
+      num_steps: Step at which training ends.
+      cooldown_steps: `int`, 0 for a constant learning rate.
+    """
+    super().__init__()
+    self._learning_rate = learning_rate
+    self._num_steps = num_steps
+    self._cooldown_steps = cooldown_steps
+
+  def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    """Keras hook: sets the learning rate of the step."""
+    del batch, logs
+    left = self._num_steps - int(self.model.step.numpy())
+    share = min(1.0, left / self._cooldown_steps) if self._cooldown_steps else 1
+    self.model.optimizer.learning_rate = self._learning_rate * share
