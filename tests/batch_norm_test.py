@@ -116,19 +116,6 @@ def test_the_same_tensor_twice_moves_the_averages_twice():
   np.testing.assert_array_equal(first, second)
 
 
-def test_errors_name_the_argument_and_show_the_value():
-  with pytest.raises(ValueError, match='`num_channels` must be .* got 0'):
-    batch_norm.BatchNormBijector(0)
-  with pytest.raises(ValueError, match='`epsilon` must be .* got 0'):
-    batch_norm.BatchNormBijector(2, epsilon=0)
-  with pytest.raises(ValueError, match='`momentum` must be .* got 1'):
-    batch_norm.BatchNormBijector(2, momentum=1)
-  with pytest.raises(
-    ValueError, match=r'`num_channels` = 2, got shape \(5, 3\)'
-  ):
-    batch_norm.BatchNormBijector(2).forward(tf.ones([5, 3]))
-
-
 def test_a_copy_overrides_what_is_its_own_and_refuses_what_it_shares():
   bijector = batch_norm.BatchNormBijector(2, momentum=0.5)
   bijector.statistics.mean.assign([1.0, 2.0])

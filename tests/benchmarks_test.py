@@ -19,7 +19,7 @@ from benchmarks import profile_step
 from benchmarks import tasks
 from benchmarks import two_pass
 from tests import flow_testing
-from tests import serving_testing
+from tests import program_testing
 
 TINY = {
   'image_size': 8,
@@ -204,7 +204,7 @@ with_torch = pytest.mark.skipif(
 
 def calls_in_a_process(path, count, task, **options):
   arguments = map(json.dumps, (TINY, task, options))
-  serving_testing.run_program(
+  program_testing.run_program(
     'benchmark_task', path / 'calls.npy', count, *arguments, check=True
   )
   return np.load(path / 'calls.npy')

@@ -1,4 +1,4 @@
-"""Checks data sets: how images are prepared, and in which order they come."""
+"""Tests how images are prepared and the order in which they are read."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ _SQUARES_2 = tfp_realnvp.Preset(
 
 
 def _data(images, **changes):
-  """The `Data` of an array of images."""
+  """Returns `Data` with an array of images as both splits."""
   preset = dataclasses.replace(
     _SQUARES_2, image_shape=images.shape[1:], **changes
   )
@@ -61,12 +61,12 @@ def test_training_batches_are_shuffled_endless_and_flipped(window, monkeypatch):
   seen = _batches(images, 5, 40, flip=True).reshape(-1, 2)
   assert len(seen) == 200
   orders = seen.min(1).reshape(20, 10)
-  # Each epoch has every image once, in an order of its own.
+  # Each epoch has every image once, in a different order.
   np.testing.assert_array_equal(
     np.sort(orders), np.tile(np.arange(10), [20, 1])
   )
   assert len({tuple(order) for order in orders}) == 20
-  if window > 10:  # Every image comes at every place.
+  if window > 10:  # No image tends to come early or late.
     assert np.ptp(orders.mean(0)) < 3
   flipped = (seen[:, 0] > seen[:, 1]).mean()
   assert 0.3 < flipped < 0.7
@@ -95,14 +95,14 @@ def test_evaluation_has_every_image_once_in_order():
 
 
 def _image(height, width):
-  """An image whose pixels are all different: `[height, width, 1]`."""
+  """Returns `[height, width, 1]`, where all pixels are different."""
   return np.arange(height * width, dtype=np.uint8).reshape(height, width, 1)
 
 
 def test_central_crop_by_hand():
   preset = dataclasses.replace(_SQUARES_2, center_crop=2)
   image = image_data.prepare_image(_image(4, 5), preset)
-  # Rows 1 and 2; of five columns the second and third, counted from the left.
+  # Rows 1 and 2, columns 1 and 2 of five.
   np.testing.assert_array_equal(image[..., 0], [[6, 7], [11, 12]])
   np.testing.assert_array_equal(
     image_data.prepare_image(_image(4, 5), _SQUARES_2), image
@@ -113,16 +113,16 @@ def test_resizing_by_hand():
   preset = dataclasses.replace(_SQUARES_2, smallest_side=2)
   columns = np.array([0, 70, 140, 210], np.uint8)
   image = np.broadcast_to(columns[:, np.newaxis], [4, 4, 1])
-  # To half the size: a triangle two pixels to each side, of those that are
-  # there: weights 3, 3, 1 of 7.
+  # Halving uses a triangle that reaches two pixels to each side. At the border
+  # one of them is missing, which leaves weights 3/7, 3/7 and 1/7.
   np.testing.assert_array_equal(
     image_data.prepare_image(image, preset)[..., 0], [[50, 160]] * 2
   )
-  # The smaller side gets 2 pixels, the other is cropped: 4 of 8 columns, whose
-  # middle is left.
+  # The smaller side becomes 2 pixels, the larger one 4, which are cropped to
+  # the middle two.
   columns = np.array([0, 0, 40, 40, 80, 80, 120, 120], np.uint8)
   image = np.broadcast_to(columns[:, np.newaxis], [4, 8, 1])
-  # Weights 1, 3, 3, 1 of 8.
+  # The weights are 1/8, 3/8, 3/8 and 1/8.
   np.testing.assert_array_equal(
     image_data.prepare_image(image, preset)[..., 0], [[40, 80]] * 2
   )
@@ -157,15 +157,15 @@ def test_random_crops_are_at_every_place_and_flips_by_chance():
 @pytest.mark.parametrize(
   'name, shape, middle',
   [
-    # The smaller side of 192 becomes 96: twice, and crops of 64.
+    # The smaller side is halved from 192 to 96, then the middle 64 are cropped.
     ('lsun_tower', (192, 240, 3), (slice(64, 128), slice(88, 152))),
-    # The central 148, to 64.
+    # The central 148 pixels are resized to 64.
     ('celeb_a', (218, 178, 3), (slice(72, 146), slice(52, 126))),
   ],
 )
 def test_evaluation_images_of_the_paper(name, shape, middle):
   preset = tfp_realnvp.preset(name)
-  # A square in the middle of an image, of half the side of what is left.
+  # A square in the middle, half as wide as the part that is kept.
   image = np.zeros(shape, np.uint8)
   image[middle] = 200
   prepared = image_data.prepare_image(image, preset).numpy()
@@ -197,7 +197,7 @@ def test_images_without_labels_cannot_be_conditional():
 
 
 def _write_images(folder, count):
-  """Writes images of one grey each, `10 i`, of several sizes and formats."""
+  """Writes uniformly grey images, `10 i`, of several sizes and formats."""
   (folder / 'below').mkdir()
   for i in range(count):
     grey = np.full([5 + i, 9 - i % 4, 3], 10 * i, np.uint8)

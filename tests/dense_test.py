@@ -63,12 +63,3 @@ def test_couplings_get_seeds_of_their_own():
   )
   np.testing.assert_array_equal(one.kernels[0], same.kernels[0])
   assert np.any(one.kernels[0].numpy() != other.kernels[0].numpy())
-
-
-def test_errors_name_the_argument_and_show_the_value():
-  with pytest.raises(ValueError, match='`hidden_units` must be .* got 1.5'):
-    _network(hidden_units=(1.5,))
-  with pytest.raises(ValueError, match='`hidden_units` must be a tuple'):
-    _network(hidden_units=64)
-  with pytest.raises(ValueError, match="`activation` must be .* got 'rule'"):
-    _network(activation='rule')

@@ -1,4 +1,4 @@
-"""Checks what pictures show, and runs the programs as a user does."""
+"""Tests what the figures show, and runs the programs as a user does."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def _artist(conditional, prior='standard', **changes):
 
 
 def _tile(picture, row, column, padding=1):
-  """The digit at a place of a grid, with values on 0 to 16 again."""
+  """Returns the digit at a place of a grid, with values from 0 to 16."""
   side = 64 + padding
   top, left = row * side + padding, column * side + padding
   tile = picture[top : top + 64 : 8, left : left + 64 : 8, :1]
@@ -87,7 +87,7 @@ def test_attribute_change_leaves_an_image_of_its_own_class():
       np.array_equal(_tile(picture, row, 1 + column), images[row])
       for column in range(10)
     ]
-    # So narrow a network does not tell all classes apart in 17 levels.
+    # With 17 levels, so narrow a network gives some classes the same image.
     assert same[own] and not all(same)
 
 
@@ -141,7 +141,7 @@ def test_larger_samples_are_by_the_prior_that_was_learned():
   )
   loc, scale = distribution.distribution.variables
   loc.assign([0.1, 0.2, 0.3, 0.4])
-  scale.assign(-30 * tf.ones(4))  # Of softplus: there is nothing random.
+  scale.assign(-30 * tf.ones(4))  # The standard deviation is softplus(-30).
   images = np.zeros([16, 8, 8, 1], np.uint8)
   artist = draw_figures.Artist(distribution, preset, 'learned', images, None)
   picture = artist.larger_samples(2, 3)

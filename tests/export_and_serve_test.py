@@ -1,4 +1,4 @@
-"""Trains, exports and serves digits as a user does, each as a process."""
+"""Trains, exports and serves a model of digits by running the programs."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   error = float(output.split('difference to the library: ')[1].split()[0][:-1])
   assert error < 1e-5
   assert f'-v "{tmp_path}/serving:/models/real_nvp"' in output
-  # What is exported is the end of training, statistics re-estimated.
+  # The export has the final weights and re-estimated statistics.
   distribution, preset, trained = experiment.load_trained(model_dir)
   assert trained['dataset'] == 'digits'
   test, _ = image_data.load(preset, 'digits').arrays('test')
@@ -41,7 +41,7 @@ def test_trained_digits_are_served_as_the_library_answers(model_dir, tmp_path):
   np.testing.assert_allclose(
     served(images=tf.constant(test))['log_prob'], log_prob, rtol=1e-5
   )
-  # Once more is refused, and nothing is lost.
+  # A second export to the same directory fails and changes nothing.
   output = program_testing.run('export_and_serve', *flags, expect=1)
   assert f'--export_dir={export_dir}: `path` must not exist' in output
   assert (export_dir / 'saved_model.pb').exists()

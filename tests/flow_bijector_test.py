@@ -3,9 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tfp_realnvp
 from tfp_realnvp.bijectors import flow_bijector
-from tfp_realnvp.bijectors import flow_sequence
 
 tfb = tfp.bijectors
 
@@ -55,35 +53,3 @@ def test_a_call_in_training_is_never_answered_from_the_cache(is_generative):
   assert len(kept) == bijector.passes == 3
   kept += [method(x, training=False), method(x)]
   assert bijector.passes == 4
-
-
-def test_errors_name_the_argument_and_show_the_value():
-  bijector = flow_sequence.FlowSequence([tfb.Exp()], event_ndims=2)
-  with pytest.raises(
-    ValueError, match='`event_ndims` must be an int of at least 2, got 1'
-  ):
-    bijector.forward_and_log_det(tf.ones([2, 2]), event_ndims=1)
-  with pytest.raises(ValueError, match=r'`x` must have at least 2 .*\(2,\)'):
-    bijector.forward(tf.ones([2]))
-  with pytest.raises(ValueError, match='`x` must have a known rank'):
-    tf.function(bijector.forward).get_concrete_function(tf.TensorSpec(None))
-  with pytest.raises(ValueError, match='`event_ndims` must be at most 2'):
-    bijector.forward_and_log_det(tf.ones([2, 2]), event_ndims=3)
-  with pytest.raises(TypeError, match='`x` must be convertible.*None'):
-    bijector.forward(None)
-  for bijectors in ([], None, tfb.Exp(), [3]):
-    with pytest.raises(TypeError, match='`bijectors` must be a list'):
-      flow_sequence.FlowSequence(bijectors, event_ndims=1)
-  with pytest.raises(ValueError, match='`event_ndims` must be an int'):
-    flow_sequence.FlowSequence([tfb.Exp()], event_ndims=None)
-
-
-def test_a_condition_that_nothing_takes_is_an_error():
-  norm = tfp_realnvp.BatchNormBijector(2)
-  for bijector in (
-    norm,
-    tfp_realnvp.FactorOut(norm),
-    tfp_realnvp.RealNVPChain((2,)),
-  ):
-    with pytest.raises(ValueError, match=r'takes no `condition`, .*\(3,\)'):
-      bijector.inverse(tf.ones([5, 2]), condition=np.zeros(3))

@@ -1,9 +1,12 @@
 import math
 
+import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import flow_testing
 from tfp_realnvp.bijectors import logit_transform
 
 
@@ -59,15 +62,29 @@ def test_validate_args_finds_what_is_no_pixel(value):
       forward(tf.identity(x))
 
 
-def test_errors_name_the_argument_and_show_the_value():
-  with pytest.raises(ValueError, match='`num_levels` must be .* got 0'):
-    logit_transform.LogitTransform(0)
-  with pytest.raises(ValueError, match='`alpha` must be .* got 0.5'):
-    logit_transform.LogitTransform(alpha=0.5)
-  with pytest.raises(ValueError, match='`alpha` must be .* got None'):
-    logit_transform.LogitTransform(alpha=None)
-  with pytest.raises(ValueError, match='`alpha` must be at least .*float32'):
-    logit_transform.LogitTransform(alpha=1e-7)
+@hypothesis.settings(
+  max_examples=4, deadline=None, derandomize=True, database=None
+)
+@hypothesis.given(
+  value=st.floats(max_value=-(2**-10), width=32)
+  | st.floats(min_value=17, width=32)
+  | st.just(math.nan),
+  of_chain=st.booleans(),
+)
+def test_a_value_off_the_range_is_found_in_graphs(value, of_chain):
+  bijector = logit_transform.LogitTransform(17, validate_args=True)
+  if of_chain:
+    bijector = flow_testing.chain(
+      (2, 2, 1), num_scales=1, logit_transform=bijector, validate_args=True
+    )
+  forward = bijector.inverse if of_chain else bijector.forward
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match='`x` must be pixels'
+  ):
+    tf.function(forward)(tf.constant([[[[1.0], [value]], [[2.0], [3.0]]]]))
+
+
+def test_num_levels_may_be_of_numpy():
   assert logit_transform.LogitTransform(np.int64(8)).num_levels == 8
 
 

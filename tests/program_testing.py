@@ -1,4 +1,4 @@
-"""Runs programs as a user does, as processes."""
+"""Helpers that run programs as processes."""
 
 import os
 import pathlib
@@ -11,13 +11,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def build(dataset, conditional=False, prior='standard', **changes):
-  """Returns the distribution that flags of `train.py` describe, and its preset.
+  """Returns the distribution and the preset that flags of `train.py` describe.
 
   Args:
     dataset: Name of a preset.
     conditional: Whether the flow is conditional.
     prior: Distribution of the latents.
-    **changes: Other flags, and `dtype` and `validate_args`.
+    **changes: Other flags, `dtype` and `validate_args`.
   """
   kwargs = {
     name: changes.pop(name)
@@ -40,12 +40,12 @@ def environment():
 
 
 def run(program, *flags, expect=0):
-  """Runs a program to its end; returns what it printed.
+  """Runs a program of examples/ and returns its output.
 
   Args:
-    program: Name of a module of examples/.
-    *flags: Its command line.
-    expect: The exit status it must end with.
+    program: Name of the module.
+    *flags: Command line.
+    expect: Exit status that the program must have.
   """
   done = subprocess.run(
     command(program, *flags),
@@ -60,12 +60,12 @@ def run(program, *flags, expect=0):
 
 
 def run_program(name, *args, **kwargs):
-  """Runs a program of tests/programs, which can import the project.
+  """Runs a program of tests/programs with the project on its path.
 
   Args:
     name: Name of the program.
-    *args: Its command line.
-    **kwargs: Others of `subprocess.run`.
+    *args: Command line.
+    **kwargs: Other arguments of `subprocess.run`.
 
   Returns:
     A `subprocess.CompletedProcess`.

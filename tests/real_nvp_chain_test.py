@@ -415,38 +415,6 @@ def test_copy_overrides_name_and_validate_args_only():
     flow.copy(num_scales=2)
 
 
-@pytest.mark.parametrize(
-  'message, event_shape, kwargs',
-  [
-    (r'`event_shape` must be .* got \(4, 4\)', (4, 4), {}),
-    (r'`event_shape` must be .* got \(4, 4, None\)', (4, 4, None), {}),
-    (
-      r'`event_shape` \(9, 8, 3\) cannot be halved',
-      (9, 8, 3),
-      {'num_scales': 2},
-    ),
-    ('`num_scales` must be given', (None, None, 3), {}),
-    ('`num_scales` must be .* got 0', (8, 8, 3), {'num_scales': 0}),
-    ('`num_scales` is for images only, got 2', (3,), {'num_scales': 2}),
-    ('`num_couplings` is for vectors only', (8, 8, 3), {'num_couplings': 2}),
-    (r'`event_shape` must end in .* can be split.*\(1,\)', (1,), {}),
-  ],
-)
-def test_constructor_errors(message, event_shape, kwargs):
-  with pytest.raises(ValueError, match=message):
-    tfp_realnvp.RealNVPChain(event_shape, **kwargs)
-
-
-def test_call_errors():
-  dist = _distribution(_chain())
-  with pytest.raises(TypeError, match='`y` must have dtype float32, got int32'):
-    dist.log_prob(tf.zeros([2, 8, 8, 3], tf.int32))
-  with pytest.raises(ValueError, match=r'end in 3 channels.*\(2, 8, 8, 1\)'):
-    dist.log_prob(tf.zeros([2, 8, 8, 1]))
-  with pytest.raises(ValueError, match=r'divisible by `block_size` 2.*9, 8, 3'):
-    dist.log_prob(tf.zeros([2, 9, 8, 3]))
-
-
 @pytest.mark.parametrize('event_shape', [(4, 4, 1), (2,)])
 def test_an_empty_batch_moves_no_averages(event_shape):
   flow = flow_testing.chain(event_shape)

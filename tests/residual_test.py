@@ -216,16 +216,3 @@ def test_a_factory_prints_as_it_is_written():
   text = repr(networks)
   assert eval(text, vars(tfp_realnvp)) == networks
   assert 'num_blocks=2' in text and "padding='periodic'" in text
-
-
-def test_errors_name_the_argument_and_show_the_value():
-  with pytest.raises(ValueError, match='`num_blocks` must be .* got 0'):
-    _network(num_blocks=0)
-  with pytest.raises(ValueError, match="`padding` must be .* got 'same'"):
-    _network(padding='same')
-  with pytest.raises(TypeError, match='`batch_norm` must be .* got True'):
-    _network(batch_norm=True)
-  with pytest.raises(ValueError, match="`compute_dtype` must be .* got 'int8'"):
-    _network(compute_dtype='int8')
-  with pytest.raises(ValueError, match='`in_channels` must be .* got 0'):
-    _network(in_channels=0)

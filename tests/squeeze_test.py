@@ -47,17 +47,6 @@ def test_partly_unknown_event_shapes():
   assert bijector.inverse_event_shape([None, 3, 12]).as_list() == [None, 6, 3]
 
 
-def test_errors_name_the_argument_and_show_the_value():
-  with pytest.raises(ValueError, match='`block_size` must be an int.*got 0'):
-    squeeze.Squeeze(0)
-  with pytest.raises(ValueError, match="`order` must be .* got 'paper'"):
-    squeeze.Squeeze(order='paper')
-  with pytest.raises(ValueError, match=r'divisible by `block_size` 2.*5, 4, 1'):
-    squeeze.Squeeze().forward(tf.ones([2, 5, 4, 1]))
-  with pytest.raises(ValueError, match=r'divisible by .* 4, got .*4, 4, 3'):
-    squeeze.Squeeze().inverse(tf.ones([2, 4, 4, 3]))
-
-
 def test_validate_args_finds_odd_sizes_at_run_time():
   bijector = squeeze.Squeeze(validate_args=True)
   forward = tf.function(
@@ -68,7 +57,5 @@ def test_validate_args_finds_odd_sizes_at_run_time():
     forward(tf.ones([1, 5, 4, 1]))
 
 
-def test_block_size_may_be_of_numpy_but_no_bool():
+def test_block_size_may_be_of_numpy():
   assert squeeze.Squeeze(np.int64(2)).block_size == 2
-  with pytest.raises(ValueError, match='`block_size` must be .* got True'):
-    squeeze.Squeeze(True)

@@ -1,4 +1,4 @@
-"""Runs the example as a user does, as a process, on little data."""
+"""Runs the program as a user does, with a small model of digits."""
 
 import csv
 import os
@@ -15,6 +15,7 @@ import tensorflow as tf
 from examples import train
 from tests import program_testing
 from tests import signal_testing
+from tfp_realnvp.paper import reports
 from tfp_realnvp.training import callbacks
 
 _SMALL = [
@@ -67,7 +68,7 @@ def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
 
 
 def _begin(*flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
-  """Starts a run with this handler of Ctrl-C, whatever that of pytest is."""
+  """Starts a run that handles Ctrl-C by `sigint`, however pytest handles it."""
   program = program_testing.ROOT / 'tests' / 'programs' / 'with_sigint.py'
   return subprocess.Popen(
     [sys.executable, str(program), sigint, *_command(*flags)],
@@ -86,10 +87,10 @@ def _stop_at(path, number, *flags, sigint='SIG_DFL'):
     path: `pathlib.Path`.
     number: The signal.
     *flags: The command line.
-    sigint: What the run does about Ctrl-C, when it starts.
+    sigint: How the run handles Ctrl-C when it starts.
 
   Returns:
-    The exit status, what was printed, and the step that was saved.
+    The exit status, the output, and the step that was saved.
   """
   process = _begin(*flags, sigint=sigint, output=subprocess.PIPE)
   deadline = time.time() + 300
@@ -113,7 +114,7 @@ def _stop_at(path, number, *flags, sigint='SIG_DFL'):
 @pytest.mark.slow
 def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
   flags = _digits(tmp_path, '--checkpoint_every=1000')
-  # The first evaluation has begun.
+  # The file exists when the first evaluation begins.
   path = tmp_path / 'ckpt-4.index'
   status, output, step = _stop_at(
     path, signal.SIGINT, *flags, '--num_steps=100000'
@@ -133,7 +134,8 @@ def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
 def _variables(path):
   reader = tf.train.load_checkpoint(path)
   names = set(reader.get_variable_to_shape_map())
-  names.discard('_CHECKPOINTABLE_OBJECT_GRAPH')  # Holds names of this process.
+  # The object graph differs between processes.
+  names.discard('_CHECKPOINTABLE_OBJECT_GRAPH')
   return {name: reader.get_tensor(name) for name in names}
 
 
@@ -173,7 +175,7 @@ def undisturbed(tmp_path_factory):
 
 
 def _assert_same(model_dir, undisturbed):
-  """Asserts that a run has ended in the same weights, with the same reports."""
+  """Asserts that a run ended with the same weights and the same reports."""
   assert tf.train.latest_checkpoint(model_dir).endswith(f'-{_NUM_STEPS}')
   for place in ('', 'final'):
     expected, found = (
@@ -214,9 +216,9 @@ def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
   assert 'Traceback' not in output
   assert 2 <= step < _NUM_STEPS
   assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
-  # Once more, when the run has all but finished.
+  # Stop it again when only the final report is missing.
   status, output, step = _stop_at(
-    train.samples_path(tmp_path, _NUM_STEPS), signal.SIGTERM, *flags
+    reports.samples_path(tmp_path, _NUM_STEPS), signal.SIGTERM, *flags
   )
   assert status == 143
   assert step == _NUM_STEPS
@@ -268,7 +270,7 @@ def test_float16_and_recomputation(tmp_path):
   assert 'non-finite: 0 of 297' in output
   first, *_, last = _rows(tmp_path)
   assert float(last['test_loss']) < float(first['test_loss'])
-  # Loss scaling skips steps at first; the rows say which were taken.
+  # The rows also count steps that loss scaling skips.
   assert int(last['step']) == 20
 
 

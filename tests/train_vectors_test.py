@@ -1,4 +1,4 @@
-"""Checks the data, the baselines and the program as a user runs it."""
+"""Tests the data, the baselines and the figure, and runs the program."""
 
 from matplotlib import figure
 import numpy as np
@@ -22,7 +22,7 @@ def test_split_parts_the_rows():
 
 
 def test_whitening_by_hand():
-  # Two columns of variances 1 and 4, and covariance 1.
+  # The columns have variances 1 and 4, and covariance 1.
   rng = np.random.default_rng(0)
   rows = rng.normal(size=[50, 2]) @ [[1.0, 1.0], [0.0, np.sqrt(3)]] + [5, -5]
   whiten = train_vectors.whitening(rows)
@@ -37,7 +37,7 @@ def test_whitening_by_hand():
 
 def test_gaussian_by_hand_and_mixture():
   rng = np.random.default_rng(0)
-  # Two clusters, far from each other, in units that are not 1.
+  # Two clusters far from each other, with a standard deviation of 100.
   rows = 100 * rng.normal(size=[300, 2]) + 3000 * rng.integers(2, size=[300, 1])
   parts = train_vectors.split(rows, 0)
   whiten = train_vectors.whitening(parts[0])
@@ -49,7 +49,7 @@ def test_gaussian_by_hand_and_mixture():
   ).log_prob(parts[2])
   np.testing.assert_allclose(gaussian, np.mean(expected), rtol=1e-4)
   assert count == 2
-  # Of one cluster, and a bit for which it is.
+  # The entropy of one cluster, and of the choice between the two.
   one = -np.log(2 * np.pi) - 1 - 2 * np.log(100) - np.log(2)
   np.testing.assert_allclose(best, one, atol=0.3)
 
@@ -101,7 +101,7 @@ def test_csv_of_two_columns(tmp_path):
   flow, gaussian = float(result.split()[0]), float(result.split()[5][:-1])
   entropy = np.log(2 * np.pi) + 1 + np.log(50)
   assert abs(-gaussian - entropy) < 0.3
-  # It learns the Gaussian that it is.
+  # The data are Gaussian, so the flow can match the Gaussian.
   assert abs(flow - gaussian) < 0.3
   picture = tf.io.read_file(str(tmp_path / 'run' / 'mapping.png'))
   assert tf.io.decode_png(picture).shape[:2] == [800, 800]
@@ -117,7 +117,7 @@ def test_csv_of_two_columns(tmp_path):
     ('a,b\n' + 9 * '1,2\n' + '3\n', 'cannot be read'),
   ],
 )
-def test_tables_that_are_none_are_named(text, message, tmp_path):
+def test_wrong_tables_are_named(text, message, tmp_path):
   path = tmp_path / 'table.csv'
   if text is not None:
     path.write_text(text)
