@@ -39,7 +39,9 @@ def build_distribution() -> tfd.Distribution:
     networks=tfp_realnvp.ResidualNetworks(
       num_blocks=NUM_BLOCKS, hidden_channels=HIDDEN_CHANNELS
     ),
-    batch_norm=tfp_realnvp.BatchNormOptions(lagged=True),
+    couplings=tfp_realnvp.AffineCouplings(
+      batch_norm=tfp_realnvp.BatchNormOptions(lagged=True)
+    ),
     logit_transform=tfp_realnvp.LogitTransform(NUM_LEVELS),
   )
   base = tfd.Sample(tfd.Normal(0.0, 1.0), sample_shape=SHAPE)

@@ -190,7 +190,9 @@ def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
     networks=tfp_realnvp.DenseNetworks(
       hidden_units=(FLAGS.hidden_size,) * FLAGS.num_layers, seed=FLAGS.seed
     ),
-    batch_norm=tfp_realnvp.BatchNormOptions() if FLAGS.batch_norm else None,
+    couplings=tfp_realnvp.AffineCouplings(
+      batch_norm=tfp_realnvp.BatchNormOptions() if FLAGS.batch_norm else None
+    ),
     dtype=tf.float64,
   )
   zero, one = tf.constant([0.0, 1.0], tf.float64)

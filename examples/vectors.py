@@ -24,8 +24,7 @@ def main() -> None:
   rows = rows.astype(np.float32)
   train, test = rows[NUM_ROWS // 10 :], rows[: NUM_ROWS // 10]
 
-  # For vectors of few elements, batch normalization slows down learning.
-  flow = tfp_realnvp.RealNVPChain((2,), num_couplings=8, batch_norm=None)
+  flow = tfp_realnvp.RealNVPChain((2,), num_couplings=8)
   base = tfd.MultivariateNormalDiag([0.0, 0.0])
   dist = tfd.TransformedDistribution(base, flow)
 

@@ -88,6 +88,19 @@ def _vector(dtype):
   return tfp_realnvp.AffineCoupling(_dense(2, 3, dtype), mask, dtype=dtype)
 
 
+def _spline(dtype, mask=(True, False, True, False, False), condition_size=None):
+  mask = np.array(mask)
+  spec = tfp_realnvp.NetworkSpec(
+    in_channels=mask.sum(),
+    out_channels=(~mask).sum(),
+    params_per_channel=3 * 4 - 1,
+    condition_size=condition_size,
+    dtype=dtype,
+  )
+  network = tfp_realnvp.DenseNetworks(hidden_units=(4, 4), seed=1)(spec)
+  return tfp_realnvp.SplineCoupling(network, mask, num_bins=4, dtype=dtype)
+
+
 _norm = functools.partial(
   tfp_realnvp.BatchNormBijector, num_channels=3, momentum=0.0
 )
@@ -112,6 +125,12 @@ FIXED = {
   ),
   'coupling_channel': Case(_channel, (4, 4, 3)),
   'coupling_vector': Case(_vector, (5,)),
+  'coupling_spline': Case(_spline, (5,), low=-6, high=6),
+  'coupling_spline_of_one_element': Case(
+    functools.partial(_spline, mask=[False], condition_size=2),
+    (1,),
+    kwargs={'condition': np.array([0.5, -1.0])},
+  ),
   'batch_norm': Case(_norm, (3,)),
   'batch_norm_lagged': Case(functools.partial(_norm, lagged=True), (3,)),
   'squeeze': Case(_squeeze, (4, 6, 3)),
@@ -143,6 +162,15 @@ FIXED = {
     (4, 4, 1),
   ),
   'chain_vector': _generative(_vector_chain, (3,)),
+  'chain_spline': _generative(
+    functools.partial(
+      _vector_chain,
+      couplings=tfp_realnvp.SplineCouplings(
+        num_bins=4, batch_norm=_NO_MEMORY, permutation_seed=0
+      ),
+    ),
+    (3,),
+  ),
   'chain_vector_conditional': _conditional(
     functools.partial(_vector_chain, condition_size=2), (3,)
   ),
@@ -279,6 +307,13 @@ def _chains(draw, is_image):
   else:
     event_shape = draw(_vectors)
     arguments |= {'num_couplings': draw(_side), 'hidden_units': (hidden,)}
+    if draw(_flag):
+      arguments['couplings'] = tfp_realnvp.SplineCouplings(
+        num_bins=draw(st.integers(2, 9)),
+        bound=draw(st.floats(0.1, 10)),
+        batch_norm=tfp_realnvp.BatchNormOptions() if draw(_flag) else None,
+        permutation_seed=draw(st.none() | st.integers(0, 9)),
+      )
   make = functools.partial(flow_testing.chain, event_shape, **arguments)
   kwargs = {'condition': np.linspace(-1, 1, size)} if size else {}
   limits = (0.0, 256.0) if is_image else (-2.0, 2.0)

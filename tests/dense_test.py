@@ -22,10 +22,37 @@ def test_dense_network_by_hand():
   net.kernels[0].assign([[1.0, -1.0]])
   net.kernels[1].assign([[3.0, 0.5], [5.0, 0.0]])
   net.biases[1].assign([1.0, 0.0])
-  net.magnitude.assign(2.0)
+  net.biases[0].assign([0.0, 0.0])
   shift, log_scale = net(tf.constant([[2.0], [-2.0]], tf.float64))
   np.testing.assert_allclose(shift, [[7.0], [11.0]])
-  np.testing.assert_allclose(log_scale, [[2 * np.tanh(1.0)], [0.0]])
+  # raw / (1 + |raw| / 3)
+  np.testing.assert_allclose(log_scale, [[1 / (1 + 1 / 3)], [0.0]])
+  net.biases[1].assign([1.0, -1e30])
+  _, log_scale = net(tf.constant([[2.0]], tf.float64))
+  np.testing.assert_allclose(log_scale, [[-3.0]])
+
+
+def test_parameters_of_another_coupling_are_one_tensor():
+  spec = {'params_per_channel': 5, 'condition_size': 3}
+  net = _network(0, 2, spec, hidden_units=())
+  assert net.kernels[0].shape == (3, 10)
+  np.testing.assert_allclose(
+    net(tf.zeros([2, 0]), condition=tf.ones([2, 3])),
+    tf.ones([2, 3]) @ net.kernels[0] + net.biases[0],
+  )
+
+
+def test_initial_values_are_uniform_and_those_of_the_last_layer_small():
+  net = _network(100, 50, hidden_units=(400,))
+  for values, limit in (
+    (net.kernels[0], 0.1),
+    (net.biases[0], 0.1),
+    (net.kernels[1], 0.1 / 20),
+    (net.biases[1], 0.1 / 20),
+  ):
+    largest = np.abs(values).max()
+    assert 0.95 * limit < largest <= limit
+    np.testing.assert_allclose(np.std(values), limit / np.sqrt(3), rtol=0.1)
 
 
 def test_activation():
@@ -40,7 +67,8 @@ def test_activation():
     y = y @ net.kernels[-1] + net.biases[-1]
     np.testing.assert_allclose(net(x)[0], y[:, :1], rtol=1e-5)
   none = _network(2, 1, hidden_units=())
-  np.testing.assert_allclose(none(x)[0], (x @ none.kernels[0])[:, :1])
+  expected = x @ none.kernels[0] + none.biases[0]
+  np.testing.assert_allclose(none(x)[0], expected[:, :1], rtol=1e-6)
 
 
 def test_condition_matters_and_is_checked():

@@ -32,6 +32,8 @@ _FactorOut = tfp_realnvp.FactorOut
 _FlowSequence = flow_sequence.FlowSequence
 _Logit = tfp_realnvp.LogitTransform
 _Residual = tfp_realnvp.ResidualNetworks
+_SPLINE = tfp_realnvp.SplineCoupling
+_SplineCoupling = _partial(_SPLINE, abs, [True, False])
 _Squeeze = tfp_realnvp.Squeeze
 _channel_mask = tfp_realnvp.channel_mask
 _checkerboard_mask = tfp_realnvp.checkerboard_mask
@@ -129,7 +131,23 @@ _VALUE_ERRORS = [
   ),
   (
     lambda: _AffineCoupling(_pair, [True, True]),
-    '`mask` must keep a part.*all True',
+    r'`mask` must change a part.*\[ True,  True\]',
+  ),
+  (
+    lambda: _AffineCoupling(_pair, [False, False]),
+    r'`mask` must keep a part .*`condition`, got .*\[False, False\]',
+  ),
+  (
+    lambda: _SPLINE(_pair, _checkerboard_mask),
+    '`mask` must vary only over the last dimension, got <function',
+  ),
+  (
+    lambda: _SPLINE(lambda x: x, [True, False]).forward(tf.ones([5, 2])),
+    r'`spline_params_fn` must have .* 23; got .*\(5, 1\)',
+  ),
+  (
+    lambda: _SPLINE(_pair, [True, False]).forward(tf.ones([5, 2])),
+    '`spline_params_fn` must return one tensor; got',
   ),
   (lambda: _couple([True, False], [5, 3]), r'`mask` of shape \(2,\).*\(3,\)'),
   (
@@ -238,7 +256,17 @@ _VALUE_ERRORS = [
     lambda: _Chain((8, 8, 3), num_couplings=2),
     '`num_couplings` is for vectors only',
   ),
-  (lambda: _Chain((1,)), r'`event_shape` must end in .* can be split.*\(1,\)'),
+  (lambda: _Chain((1,)), r'`event_shape` \(1,\) cannot be .* got None'),
+  (
+    lambda: _Chain((2, 2, 1), couplings=tfp_realnvp.SplineCouplings()),
+    '`couplings` must be AffineCouplings .* images, got SplineCouplings',
+  ),
+  (
+    lambda: _Chain(
+      (2, 2, 1), couplings=tfp_realnvp.AffineCouplings(permutation_seed=0)
+    ),
+    '`couplings` must be .* without `permutation_seed`.* permutation_seed=0',
+  ),
   (
     lambda: _log_prob(tf.zeros([2, 8, 8, 1])),
     r'end in 3 channels.*\(2, 8, 8, 1\)',
@@ -386,7 +414,19 @@ _ARGUMENTS = [
   (_chain, 'num_scales', _optional(_int(1, 2))),
   (_chain, 'num_couplings', _optional(_never)),
   (_chain, 'networks', _optional(_never)),
-  (_chain, 'batch_norm', _optional(_never)),
+  (_chain, 'couplings', _optional(_never)),
+  (tfp_realnvp.AffineCouplings, 'batch_norm', _optional(_never)),
+  (tfp_realnvp.AffineCouplings, 'permutation_seed', _optional(_int(0))),
+  (tfp_realnvp.SplineCouplings, 'num_bins', _int(2, 500)),
+  (tfp_realnvp.SplineCouplings, 'bound', _real(1e-9, 1e9)),
+  (_SplineCoupling, 'num_bins', _int(2, 500)),
+  (_SplineCoupling, 'bound', _real(1e-9, 1e9)),
+  (
+    _partial(_SPLINE, mask=[True, False]),
+    'spline_params_fn',
+    _never,
+  ),
+  (_partial(_SPLINE, abs), 'mask', _never),
   (_chain, 'condition_size', _optional(_int(1))),
   (_chain, 'logit_transform', _optional(_never)),
   (_network, 'in_channels', _int(1)),
@@ -427,7 +467,8 @@ _VALUES += [math.nan, math.inf, np.int64(2), np.int64(0), np.float32(0.25)]
 _VALUES += [np.array([2, 2]), [2], (2,), object(), tf.constant(2)]
 # Arguments that are objects; the errors of the others are a `ValueError`.
 _OBJECTS = ('base', 'batch_norm', 'bijector', 'bijectors', 'logit_transform')
-_OBJECTS += ('networks', 'shift_and_log_scale_fn')
+_OBJECTS += ('couplings', 'networks', 'shift_and_log_scale_fn')
+_OBJECTS += ('spline_params_fn',)
 # Arguments whose errors show a shape or a dtype instead of the value.
 _ARRAYS = ('mask', 'images', 'left', 'right')
 

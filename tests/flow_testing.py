@@ -45,7 +45,8 @@ def chain(event_shape, norm=None, batch_norm=True, **kwargs):
   Args:
     event_shape: Shape of an event.
     norm: `BatchNormOptions` of the flow and of its networks.
-    batch_norm: Whether batch norm follows the couplings.
+    batch_norm: Whether batch norm follows the couplings, which are affine
+      unless `couplings` is given.
     **kwargs: Arguments of `RealNVPChain` and fields of the network factory.
   """
   norm = norm or tfp_realnvp.BatchNormOptions()
@@ -57,9 +58,11 @@ def chain(event_shape, norm=None, batch_norm=True, **kwargs):
   for field in dataclasses.fields(factory):
     if field.name in kwargs:
       options[field.name] = kwargs.pop(field.name)
+  couplings = tfp_realnvp.AffineCouplings(
+    batch_norm=norm if batch_norm else None
+  )
   return tfp_realnvp.RealNVPChain(
     event_shape,
     networks=factory(**options),
-    batch_norm=norm if batch_norm else None,
-    **kwargs,
+    **{'couplings': couplings, **kwargs},
   )

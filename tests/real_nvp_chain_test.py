@@ -435,6 +435,8 @@ def test_a_copy_of_a_copy_shares_the_variables():
 
 
 def test_scale_parameters_of_nested_chains_count_once():
-  inner = tfp_realnvp.RealNVPChain((4,), num_couplings=2)
-  outer = tfp_realnvp.RealNVPChain.from_bijectors([tfb.Invert(inner)], (4,))
-  assert len(outer.scale_parameters) == len(inner.scale_parameters) == 2
+  inner = flow_testing.chain((4, 4, 1), num_scales=1)
+  outer = tfp_realnvp.RealNVPChain.from_bijectors(
+    [tfb.Invert(inner)], (4, 4, 1)
+  )
+  assert len(outer.scale_parameters) == len(inner.scale_parameters) == 16

@@ -2,12 +2,15 @@
 
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_norm import BatchNormBijector
+from tfp_realnvp.bijectors.couplings import AffineCouplings
+from tfp_realnvp.bijectors.couplings import SplineCouplings
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.logit_transform import LogitTransform
 from tfp_realnvp.bijectors.mask import channel_mask
 from tfp_realnvp.bijectors.mask import checkerboard_mask
 from tfp_realnvp.bijectors.real_nvp_chain import RealNVPChain
+from tfp_realnvp.bijectors.spline_coupling import SplineCoupling
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.networks.coupling_network import NetworkSpec
 from tfp_realnvp.networks.dense import DenseNetworks
@@ -22,6 +25,7 @@ from tfp_realnvp.training.density_estimator import DensityEstimator
 
 __all__ = [
   'AffineCoupling',
+  'AffineCouplings',
   'BatchNormBijector',
   'BatchNormOptions',
   'Checkpoints',
@@ -34,6 +38,8 @@ __all__ = [
   'Preset',
   'RealNVPChain',
   'ResidualNetworks',
+  'SplineCoupling',
+  'SplineCouplings',
   'Squeeze',
   'bits_per_dim',
   'channel_mask',

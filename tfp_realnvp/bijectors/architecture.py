@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
-import itertools
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import util
-from tfp_realnvp.bijectors import affine_coupling
-from tfp_realnvp.bijectors import batch_norm as batch_norm_lib
+from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import factor_out
 from tfp_realnvp.bijectors import flow_sequence
 from tfp_realnvp.bijectors import logit_transform as logit_transform_lib
@@ -25,7 +24,6 @@ from tfp_realnvp.networks import residual
 tfb = tfp.bijectors
 
 __all__ = [
-  'CouplingBuilder',
   'check_event_shape',
   'components',
   'image_components',
@@ -63,7 +61,7 @@ def components(
   num_scales: int | None,
   num_couplings: int | None,
   networks: Callable[[coupling_network.NetworkSpec], Callable] | None,
-  batch_norm: moving_statistics.BatchNormOptions | None,
+  couplings: couplings_lib.Couplings | None,
   condition_size: int | None,
   logit_transform: tfb.Bijector | str | None,
   **bijector_kwargs: Any,
@@ -75,7 +73,7 @@ def components(
     num_scales: For images only.
     num_couplings: For vectors only.
     networks: See `RealNVPChain`.
-    batch_norm: See `RealNVPChain`.
+    couplings: See `RealNVPChain`.
     condition_size: See `RealNVPChain`.
     logit_transform: See `RealNVPChain`.
     **bijector_kwargs: `dtype` and `validate_args` of the bijectors.
@@ -99,107 +97,35 @@ def components(
     )
   util.check_int(num_couplings, 'num_couplings', optional=True)
   util.check_int(condition_size, 'condition_size', optional=True)
-  moving_statistics.check_batch_norm(batch_norm)
   if networks is None:
     networks = (
       residual.ResidualNetworks() if is_image else dense.DenseNetworks()
     )
   if not callable(networks):
     raise TypeError(f'`networks` must be callable, got {networks!r}.')
+  couplings = _check_couplings(couplings, is_image)
   first = _first_component(logit_transform, is_image, **bijector_kwargs)
-  builder = CouplingBuilder(
-    networks, batch_norm, condition_size, **bijector_kwargs
+  builder = couplings_lib.CouplingBuilder(
+    networks, couplings, condition_size, **bijector_kwargs
   )
   channels = event_shape[-1]
   if is_image:
     num_scales = _check_num_scales(event_shape, num_scales)
     return [*first, *image_components(builder, channels, num_scales)]
+  if channels == 1 and condition_size is None:
+    raise ValueError(
+      '`event_shape` (1,) cannot be split, so `condition_size` must be given, '
+      'got None. For a density of one variable use a tfd.MixtureSameFamily.'
+    )
   num_couplings = num_couplings or _NUM_COUPLINGS
   return [*first, *vector_components(builder, channels, num_couplings)]
 
 
-class CouplingBuilder:
-  """Builds couplings with their networks and batch normalization."""
-
-  def __init__(
-    self,
-    networks: Callable[[coupling_network.NetworkSpec], Callable],
-    batch_norm: moving_statistics.BatchNormOptions | None,
-    condition_size: int | None,
-    **bijector_kwargs: Any,
-  ):
-    """Initializes CouplingBuilder.
-
-    Args:
-      networks: Returns the network of the coupling that a `NetworkSpec`
-        describes.
-      batch_norm: What follows each coupling, `None` for nothing.
-      condition_size: Size of the condition, or `None`.
-      **bijector_kwargs: `dtype` and `validate_args` of the bijectors.
-    """
-    self._networks = networks
-    self._batch_norm = batch_norm
-    self._condition_size = condition_size
-    self.bijector_kwargs = bijector_kwargs
-    self._index = itertools.count()
-
-  def couplings(
-    self,
-    name: str,
-    count: int,
-    channels: int,
-    mask: Callable[[int], Any],
-    level: int = 0,
-  ) -> list[tfb.Bijector]:
-    """Returns couplings with masks of alternating parity.
-
-    Args:
-      name: What the names of the bijectors begin with.
-      count: How many couplings.
-      channels: Channels of the event.
-      mask: Function from a parity to a mask, or to a function that makes one
-        from an event shape.
-      level: See `NetworkSpec`.
-    """
-    result = []
-    for i in range(count):
-      result += self._coupling(
-        f'{name}_{i}', mask((i + 1) % 2), channels, level
-      )
-    return result
-
-  def _coupling(
-    self, name: str, mask: Any, channels: int, level: int
-  ) -> list[tfb.Bijector]:
-    is_function = callable(mask)
-    spec = coupling_network.NetworkSpec(
-      in_channels=channels if is_function else int(mask.sum()),
-      out_channels=channels if is_function else int((~mask).sum()),
-      level=level,
-      mask=mask if is_function else None,
-      condition_size=self._condition_size,
-      dtype=self.bijector_kwargs['dtype'],
-      index=next(self._index),
-      name=f'{name}_network',
-    )
-    coupling = affine_coupling.AffineCoupling(
-      self._networks(spec), mask, name=name, **self.bijector_kwargs
-    )
-    if self._batch_norm is None:
-      return [coupling]
-    norm = batch_norm_lib.BatchNormBijector(
-      channels,
-      momentum=self._batch_norm.momentum,
-      lagged=self._batch_norm.lagged,
-      synchronized=self._batch_norm.synchronized,
-      name=f'{name}_batch_norm',
-      **self.bijector_kwargs,
-    )
-    return [coupling, norm]
-
-
 def image_components(
-  builder: CouplingBuilder, channels: int, num_scales: int, scale: int = 0
+  builder: couplings_lib.CouplingBuilder,
+  channels: int,
+  num_scales: int,
+  scale: int = 0,
 ) -> list[tfb.Bijector]:
   """Returns the components for images (section 3.6 of the paper).
 
@@ -216,8 +142,8 @@ def image_components(
     builder.couplings,
     'checkerboard',
     channels=channels,
-    mask=lambda parity: functools.partial(
-      mask_lib.checkerboard_mask, parity=parity
+    mask=lambda index: functools.partial(
+      mask_lib.checkerboard_mask, parity=_parity(index)
     ),
     level=scale,
   )
@@ -234,8 +160,8 @@ def image_components(
         'channel',
         count=3,
         channels=4 * channels,
-        mask=lambda parity: mask_lib.channel_mask(
-          (None, None, 4 * channels), parity=parity
+        mask=lambda index: mask_lib.channel_mask(
+          (None, None, 4 * channels), parity=_parity(index)
         ),
         level=scale + 1,
       ),
@@ -252,7 +178,7 @@ def image_components(
 
 
 def vector_components(
-  builder: CouplingBuilder, size: int, num_couplings: int
+  builder: couplings_lib.CouplingBuilder, size: int, num_couplings: int
 ) -> list[tfb.Bijector]:
   """Returns the components for vectors: couplings with alternating halves.
 
@@ -264,12 +190,44 @@ def vector_components(
   Returns:
     List of bijectors, in data -> latent order.
   """
-  return builder.couplings(
-    'coupling',
-    count=num_couplings,
-    channels=size,
-    mask=lambda parity: mask_lib.channel_mask((size,), parity=parity),
-  )
+  seed = builder.permutation_seed
+
+  def mask(index: int) -> np.ndarray:
+    if size == 1:  # The networks see the condition only.
+      return np.array([False])
+    halves = mask_lib.channel_mask((size,), parity=_parity(index))
+    if seed is None:
+      return halves
+    # The two couplings of a pair have the same permutation.
+    return np.random.default_rng([seed, index // 2]).permutation(halves)
+
+  return builder.couplings('coupling', num_couplings, size, mask)
+
+
+def _parity(index: int) -> int:
+  """Returns the parity of a mask. The first coupling keeps parity 1."""
+  return (index + 1) % 2
+
+
+def _check_couplings(couplings: Any, is_image: bool) -> couplings_lib.Couplings:
+  """Returns `couplings` or its default, after a check."""
+  if couplings is None:
+    norm = moving_statistics.BatchNormOptions() if is_image else None
+    return couplings_lib.AffineCouplings(batch_norm=norm)
+  if not isinstance(couplings, couplings_lib.Couplings):
+    raise TypeError(
+      '`couplings` must be AffineCouplings, SplineCouplings or None, got '
+      f'{couplings!r}.'
+    )
+  if is_image and (
+    not isinstance(couplings, couplings_lib.AffineCouplings)
+    or couplings.permutation_seed is not None
+  ):
+    raise ValueError(
+      '`couplings` must be AffineCouplings without `permutation_seed` for '
+      f'images, got {couplings!r}.'
+    )
+  return couplings
 
 
 def _first_component(

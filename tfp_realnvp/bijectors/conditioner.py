@@ -22,11 +22,19 @@ class Conditioner(tf.Module):
   of a Keras network, are variables of this module.
   """
 
-  def __init__(self, network: Callable, name: str = 'conditioner'):
+  def __init__(
+    self,
+    network: Callable,
+    argument: str = 'shift_and_log_scale_fn',
+    num_outputs: int = 2,
+    name: str = 'conditioner',
+  ):
     """Initializes Conditioner.
 
     Args:
       network: See `AffineCoupling`.
+      argument: What the coupling calls the network, for errors.
+      num_outputs: Number of tensors that the network computes.
       name: Name of the module.
 
     Raises:
@@ -34,10 +42,10 @@ class Conditioner(tf.Module):
     """
     super().__init__(name=name)
     if not callable(network):
-      raise TypeError(
-        f'`shift_and_log_scale_fn` must be callable, got {network!r}.'
-      )
+      raise TypeError(f'`{argument}` must be callable, got {network!r}.')
     self._network = network
+    self._argument = argument
+    self._num_outputs = num_outputs
     self._takes = _arguments(network)
     self._keras_variables = _KerasVariables(network)
     # The values of `training` that the network has been called with.
@@ -47,6 +55,11 @@ class Conditioner(tf.Module):
   def network(self) -> Callable:
     """The network."""
     return self._network
+
+  @property
+  def argument(self) -> str:
+    """What the coupling calls the network."""
+    return self._argument
 
   @property
   def takes(self) -> frozenset[str]:
@@ -60,7 +73,7 @@ class Conditioner(tf.Module):
     training: bool = False,
     condition: Any = None,
   ) -> list[tf.Tensor]:
-    """Returns the shift and the log-scale that the network computes.
+    """Returns the tensors that the network computes.
 
     Args:
       kept: Input of the network, `batch_shape + event_shape`.
@@ -69,7 +82,7 @@ class Conditioner(tf.Module):
       condition: `[..., K]`, passed to the network as `[N, K]`.
 
     Returns:
-      Two tensors of the shape of `kept`, except for the last dimension.
+      List of tensors of the shape of `kept`, except for the last dimension.
 
     Raises:
       ValueError: If the network returns something else, or uses variables that
@@ -85,12 +98,20 @@ class Conditioner(tf.Module):
       size = condition.shape[-1]
       kwargs['condition'] = tf.reshape(condition, [count, size])
     output = self._call(tf.reshape(kept, [count] + event), training, kwargs)
-    if tf.is_tensor(output) and output.shape.rank and output.shape[-1] % 2 == 0:
-      output = tf.split(output, 2, axis=-1)
-    if not isinstance(output, (tuple, list)) or len(output) != 2:
+    count = self._num_outputs
+    if (
+      tf.is_tensor(output)
+      and output.shape.rank
+      and output.shape[-1] % count == 0
+    ):
+      output = tf.split(output, count, axis=-1) if count > 1 else [output]
+    if not isinstance(output, (tuple, list)) or len(output) != count:
+      expected = 'one tensor'
+      if count == 2:
+        expected = 'shift and log-scale, or both in one tensor'
       raise ValueError(
-        '`shift_and_log_scale_fn` must return shift and log-scale, or both in '
-        f'one tensor; got {getattr(output, "shape", output)!r}.'
+        f'`{self._argument}` must return {expected}; got '
+        f'{getattr(output, "shape", output)!r}.'
       )
     return [
       tf.reshape(value, batch + event[:-1] + [value.shape[-1]])

@@ -11,17 +11,15 @@ from tfp_realnvp import util
 from tfp_realnvp.bijectors import architecture
 from tfp_realnvp.bijectors import composition
 from tfp_realnvp.bijectors import conditioner
+from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import factor_out
 from tfp_realnvp.bijectors import flow_bijector
 from tfp_realnvp.bijectors import flow_sequence
 from tfp_realnvp.networks import coupling_network
-from tfp_realnvp.networks import moving_statistics
 
 tfb = tfp.bijectors
 
 __all__ = ['RealNVPChain']
-
-_BATCH_NORM = moving_statistics.BatchNormOptions()
 
 
 class RealNVPChain(flow_bijector.FlowBijector):
@@ -33,11 +31,11 @@ class RealNVPChain(flow_bijector.FlowBijector):
   variables factored out; at the last scale four checkerboard couplings. The
   same weights work for images of any size that can be halved often enough.
   Latents have the event shape of the data; `split_latents` splits them by
-  scale.
+  scale. A `BatchNormBijector` follows every coupling.
 
-  Vectors `[D]`: `num_couplings` couplings with alternating halves.
-
-  A `BatchNormBijector` follows every coupling, unless `batch_norm` is `None`.
+  Vectors `[D]`: `num_couplings` couplings with alternating halves. A new flow
+  is close to the identity, so standardize the data. `D` may be 1 if the flow
+  has a condition.
 
   #### Examples
 
@@ -65,7 +63,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     num_scales: int | None = None,
     num_couplings: int | None = None,
     networks: Callable[[coupling_network.NetworkSpec], Callable] | None = None,
-    batch_norm: moving_statistics.BatchNormOptions | None = _BATCH_NORM,
+    couplings: couplings_lib.Couplings | None = None,
     condition_size: int | None = None,
     logit_transform: tfb.Bijector | str | None = 'default',
     validate_args: bool = False,
@@ -83,8 +81,9 @@ class RealNVPChain(flow_bijector.FlowBijector):
       networks: Function from a `NetworkSpec` to the network of a coupling, such
         as a Keras model; by default `ResidualNetworks()` for images and
         `DenseNetworks()` for vectors.
-      batch_norm: Options of the `BatchNormBijector` after each coupling, or
-        `None` for no batch normalization there.
+      couplings: `AffineCouplings` or, for vectors, `SplineCouplings`; by default
+        `AffineCouplings(batch_norm=BatchNormOptions())` for images and
+        `AffineCouplings()` for vectors.
       condition_size: Size `K` of the condition of a conditional flow (appendix
         F). Every call then needs `condition`, `[..., K]`.
       logit_transform: `tfb.Bijector` from data to the real line, or `None`;
@@ -104,7 +103,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
         num_scales,
         num_couplings,
         networks,
-        batch_norm,
+        couplings,
         condition_size,
         logit_transform,
         dtype=dtype,
@@ -234,19 +233,13 @@ class RealNVPChain(flow_bijector.FlowBijector):
     return z
 
   def _forward_and_log_det(
-    self,
-    x: tf.Tensor,
-    training: bool = False,
-    condition: tf.Tensor | None = None,
+    self, x: tf.Tensor, training: bool = False, condition: Any = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     condition = self._broadcast(condition, x)
     return self._sequence.inverse_and_log_det(x, training, condition)
 
   def _inverse_and_log_det(
-    self,
-    y: tf.Tensor,
-    training: bool = False,
-    condition: tf.Tensor | None = None,
+    self, y: tf.Tensor, training: bool = False, condition: Any = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     condition = self._broadcast(condition, y)
     return self._sequence.forward_and_log_det(y, training, condition)
@@ -255,10 +248,11 @@ class RealNVPChain(flow_bijector.FlowBijector):
     self, condition: tf.Tensor | None, x: tf.Tensor
   ) -> tf.Tensor | None:
     """Broadcasts the condition once, for all couplings."""
-    ndims = self.forward_min_event_ndims
     if condition is None:
       return None
-    return conditioner.broadcast_condition(condition, x, ndims)
+    return conditioner.broadcast_condition(
+      condition, x, self.forward_min_event_ndims
+    )
 
   def _shape_after(self, shape: tf.TensorShape, direction: str) -> Any:
     if shape[-1] not in (None, self._event_shape[-1]):

@@ -23,12 +23,17 @@ class NetworkSpec:
   - `condition=`, `[N, condition_size]`, if the flow has a condition;
   - `training=`, if the network has such an argument.
 
-  It returns the shift and the log-scale, `out_channels` each, as a pair or
-  concatenated along the last dimension.
+  For an affine coupling it returns the shift and the log-scale, `out_channels`
+  each, as a pair or concatenated along the last dimension. For a spline
+  coupling it returns `out_channels * params_per_channel` channels, see
+  `SplineCoupling`.
 
   Attributes:
-    in_channels: Number of channels of the input.
-    out_channels: Number of channels of the shift, and of the log-scale.
+    in_channels: Number of channels of the input; 0 if the network sees the
+      condition only.
+    out_channels: Number of channels that the coupling changes.
+    params_per_channel: Number of parameters for each of these channels: 2 for
+      an affine coupling, `3 num_bins - 1` for a spline coupling.
     level: Number of times the channels were doubled before this coupling; 0 for
       vectors. The paper doubles the hidden channels at each level.
     mask: For a checkerboard coupling, the function from the event shape to the
@@ -42,6 +47,7 @@ class NetworkSpec:
 
   in_channels: int
   out_channels: int
+  params_per_channel: int = 2
   level: int = 0
   mask: Callable | None = None
   condition_size: int | None = None
@@ -67,15 +73,11 @@ def split_seed(seed: Any, spec: NetworkSpec, n: int) -> tf.Tensor:
 
 
 class CouplingNetwork(tf.Module):
-  """Base class that handles condition, dtypes, recomputation and log-scale.
-
-  The log-scale is `magnitude tanh(raw)` with a learned scalar `magnitude`.
-  """
+  """Base class that handles condition, dtypes and recomputation."""
 
   def __init__(
     self,
     spec: NetworkSpec,
-    initial_magnitude: float = 1.0,
     recompute: bool = False,
     compute_dtype: tf.DType | None = None,
   ):
@@ -83,18 +85,18 @@ class CouplingNetwork(tf.Module):
 
     Args:
       spec: Description of the network.
-      initial_magnitude: Initial magnitude of the log-scale.
       recompute: Whether training recomputes the activations in the backward
         pass instead of storing them (Chen et al., 2016).
       compute_dtype: Dtype of the activations, such as `tf.bfloat16`. Defaults
         to `spec.dtype`, which input, output and variables always have.
 
     Raises:
-      ValueError: If a size in `spec` is not an int of at least 1, or
-        `compute_dtype` is not floating.
+      ValueError: If a size in `spec` is out of range, or `compute_dtype` is not
+        floating.
     """
     super().__init__(name=spec.name)
-    util.check_int(spec.in_channels, 'in_channels')
+    fewest = 1 if spec.condition_size is None else 0
+    util.check_int(spec.in_channels, 'in_channels', fewest)
     util.check_int(spec.out_channels, 'out_channels')
     util.check_int(spec.condition_size, 'condition_size', optional=True)
     dtype = spec.dtype if compute_dtype is None else compute_dtype
@@ -104,20 +106,11 @@ class CouplingNetwork(tf.Module):
     self._recompute = recompute
     self._dtype = tf.as_dtype(spec.dtype)
     self._compute_dtype = tf.as_dtype(dtype)
-    with self.name_scope:
-      self.magnitude = tf.Variable(
-        tf.cast(initial_magnitude, self._dtype), name='log_scale_magnitude'
-      )
 
   @property
   def condition_size(self) -> int | None:
     """Size of the condition, or `None` if the network has no condition."""
     return self._condition_size
-
-  @property
-  def scale_parameters(self) -> tuple[tf.Variable, ...]:
-    """The learned magnitudes, for `RealNVPChain.scale_parameters`."""
-    return (self.magnitude,)
 
   def _inputs(
     self, x: tf.Tensor, condition: tf.Tensor | None
@@ -147,10 +140,3 @@ class CouplingNetwork(tf.Module):
     if self._recompute and training:
       return tf.recompute_grad(function)
     return function
-
-  def _shift_and_log_scale(
-    self, output: tf.Tensor
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Splits the output of the last layer into shift and log-scale."""
-    shift, raw = tf.split(tf.cast(output, self._dtype), 2, axis=-1)
-    return shift, self.magnitude * tf.tanh(raw)

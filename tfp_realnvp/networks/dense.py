@@ -11,6 +11,9 @@ from tfp_realnvp.networks import coupling_network
 
 __all__ = ['DenseNetwork', 'DenseNetworks']
 
+_LOG_SCALE_BOUND = 3.0
+_OUTPUT_SCALE = 0.1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseNetworks:
@@ -57,8 +60,15 @@ class DenseNetworks:
 class DenseNetwork(coupling_network.CouplingNetwork):
   """Fully connected network for couplings of vectors.
 
-  Maps `[N, in_channels]` to the shift and the log-scale, `[N, out_channels]`
-  each. The log-scale is `magnitude tanh(raw)` as in `ResidualNetwork`.
+  For an affine coupling it maps `[N, in_channels]` to the shift and the
+  log-scale, `[N, out_channels]` each. The log-scale is `raw / (1 + |raw| /
+  bound)`, which is between -3 and 3. For other couplings it returns
+  `[N, out_channels * params_per_channel]`.
+
+  Kernels and biases are initialized to uniform values between `-1 / sqrt(I)`
+  and `1 / sqrt(I)`, where `I` is the size of the input of the layer. Those of
+  the last layer are a tenth of that, so that a new flow is close to the
+  identity.
   """
 
   def __init__(
@@ -77,40 +87,48 @@ class DenseNetwork(coupling_network.CouplingNetwork):
       spec, recompute=options.recompute, compute_dtype=options.compute_dtype
     )
     self._activation = _activation(options.activation)
+    self._is_affine = spec.params_per_channel == 2
     sizes = [spec.in_channels + (spec.condition_size or 0)]
-    sizes += [*options.hidden_units, 2 * spec.out_channels]
-    seeds = coupling_network.split_seed(options.seed, spec, n=len(sizes) - 1)
+    sizes += [
+      *options.hidden_units,
+      spec.params_per_channel * spec.out_channels,
+    ]
+    layer_sizes = list(zip(sizes, sizes[1:]))
+    seeds = coupling_network.split_seed(options.seed, spec, n=2 * len(sizes))
+
+    def uniform(layer: int, seed: tf.Tensor, *shape: int) -> tf.Tensor:
+      limit = sizes[layer] ** -0.5
+      if layer == len(layer_sizes) - 1:
+        limit *= _OUTPUT_SCALE
+      return tf.random.stateless_uniform(
+        shape, seed, -limit, limit, dtype=self._dtype
+      )
+
     with self.name_scope:
       self.kernels = [
-        tf.Variable(
-          tf.random.stateless_normal(
-            [fan_in, fan_out],
-            layer_seed,
-            stddev=(2 / fan_in) ** 0.5,  # He et al., 2015.
-            dtype=self._dtype,
-          ),
-          name=f'kernel_{i}',
-        )
-        for i, (fan_in, fan_out, layer_seed) in enumerate(
-          zip(sizes, sizes[1:], seeds)
-        )
+        tf.Variable(uniform(i, seeds[2 * i], *shape), name=f'kernel_{i}')
+        for i, shape in enumerate(layer_sizes)
       ]
       self.biases = [
-        tf.Variable(tf.zeros([size], self._dtype), name=f'bias_{i}')
-        for i, size in enumerate(sizes[1:])
+        tf.Variable(uniform(i, seeds[2 * i + 1], size), name=f'bias_{i}')
+        for i, (_, size) in enumerate(layer_sizes)
       ]
 
   def __call__(
     self, x: tf.Tensor, condition: tf.Tensor | None = None
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the shift and the log-scale, `[N, out_channels]` each.
+  ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+    """Returns what the coupling needs, see the class docstring.
 
     Args:
       x: `[N, in_channels]`.
       condition: `[N, condition_size]`.
     """
     x = tf.concat(self._inputs(x, condition), axis=-1)
-    return self._shift_and_log_scale(self._maybe_recomputed(self._pass)(x))
+    output = tf.cast(self._maybe_recomputed(self._pass)(x), self._dtype)
+    if not self._is_affine:
+      return output
+    shift, raw = tf.split(output, 2, axis=-1)
+    return shift, raw / (1 + tf.abs(raw) / _LOG_SCALE_BOUND)
 
   def _pass(self, x: tf.Tensor) -> tf.Tensor:
     for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):

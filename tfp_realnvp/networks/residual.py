@@ -119,7 +119,6 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     """
     super().__init__(
       spec,
-      initial_magnitude=1.0 if spec.mask is None else 0.0,
       recompute=options.recompute,
       compute_dtype=options.compute_dtype,
     )
@@ -142,6 +141,8 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     joined = 2 * (spec.in_channels + (spec.condition_size or 0))
     joined += spec.mask is not None
     with self.name_scope:
+      # Of the log-scale.
+      self.magnitude = constant(spec.mask is None, name='log_scale_magnitude')
       self.input_offset = constant(0, spec.in_channels, name='input_offset')
       self.input_kernel = kernels(3, 3, joined, hidden, name='input_kernel')
       # The offsets of the two batch norms of each block, then of the output.
@@ -183,6 +184,7 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
 
   @property
   def scale_parameters(self) -> tuple[tf.Variable, ...]:
+    """The learned magnitudes, for `RealNVPChain.scale_parameters`."""
     return (
       self.second_magnitudes,
       self.skip_magnitudes,
@@ -302,6 +304,13 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
       lagged=self._batch_norm.lagged,
       synchronized=self.statistics.synchronized,
     )
+
+  def _shift_and_log_scale(
+    self, output: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Splits the output of the last layer into shift and log-scale."""
+    shift, raw = tf.split(output, 2, axis=-1)
+    return shift, self.magnitude * tf.tanh(raw)
 
   def _join(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
     """Concatenates input and condition, their negatives, and the mask."""

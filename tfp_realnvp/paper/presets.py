@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import util
+from tfp_realnvp.bijectors import couplings
 from tfp_realnvp.bijectors import logit_transform
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import moving_statistics
@@ -50,7 +51,7 @@ class Preset:
     flip: See step 4.
     num_scales: See `RealNVPChain`.
     networks: See `RealNVPChain`.
-    batch_norm: See `RealNVPChain`.
+    batch_norm: See `AffineCouplings`.
     batch_size: Number of images in a training step.
     learning_rate: Learning rate of Adam.
     l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
@@ -129,7 +130,7 @@ class Preset:
       'event_shape': self.image_shape,
       'num_scales': self.num_scales,
       'networks': self.networks,
-      'batch_norm': self.batch_norm,
+      'couplings': couplings.AffineCouplings(batch_norm=self.batch_norm),
       'logit_transform': logit_transform.LogitTransform(
         self.num_levels, validate_args=validate_args, dtype=dtype
       ),

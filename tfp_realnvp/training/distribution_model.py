@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors import coupling
+
 tfd = tfp.distributions
 
 __all__ = ['DistributionModel', 'OptimizerVariable']
@@ -153,11 +155,11 @@ class DistributionModel(keras.Model):
           f'log-likelihood; got {kwargs[name]!r}.'
         )
     for module in self.distribution.submodules:
-      network = getattr(module, 'shift_and_log_scale_fn', None)
-      if not getattr(network, 'built', True):
+      if isinstance(module, coupling.Coupling) and not module.is_built:
         raise ValueError(
           f'The network of {module.name!r} has no variables yet: build '
-          f'{network!r}, with a `keras.Input` first or by calling it once.'
+          f'{module.network!r}, with a `keras.Input` first or by calling it '
+          'once.'
         )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(
