@@ -81,7 +81,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
       networks: Function from a `NetworkSpec` to the network of a coupling, such
         as a Keras model; by default `ResidualNetworks()` for images and
         `DenseNetworks()` for vectors.
-      couplings: `AffineCouplings` or, for vectors, `SplineCouplings`; by default
+      couplings: `AffineCouplings`, or `SplineCouplings` for vectors; by default
         `AffineCouplings(batch_norm=BatchNormOptions())` for images and
         `AffineCouplings()` for vectors.
       condition_size: Size `K` of the condition of a conditional flow (appendix
