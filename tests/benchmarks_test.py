@@ -172,6 +172,7 @@ def test_networks_that_run_twice_give_the_same_values():
   assert counts[1] == 2 * counts[0]
 
 
+@pytest.mark.slow
 def test_inference_tasks_run():
   assert tasks.log_prob('tiny', batch_size=3)().shape == (3,)
   assert tasks.sample('tiny', batch_size=3)().shape == (3, 8, 8, 3)
@@ -180,6 +181,7 @@ def test_inference_tasks_run():
   assert log_prob.shape == (3,)
 
 
+@pytest.mark.slow
 def test_convolutions_are_those_of_the_graph():
   distribution = tasks.build_distribution('tiny')
   calls = convolutions.convolutions_of(distribution, 'training_step', 2)

@@ -22,6 +22,8 @@ tfb = tfp.bijectors
 
 _ERRORS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 _DTYPES = st.sampled_from([tf.float64, tf.float32])
+# Cases whose costly laws run with the slow tests.
+_SLOW = ('chain_image', 'chain_periodic', 'any_chain_image')
 _EXAMPLES = int(os.environ.get('PROPERTY_EXAMPLES', '4'))
 # How far float32 may be from float64, relative to the largest value.
 _FLOAT32_TOLERANCE = 2e-4
@@ -39,7 +41,11 @@ def _law(cost=1, names=bijector_cases.CASES):
   """
 
   def decorate(test):
-    @pytest.mark.parametrize('name', names)
+    def case(name):
+      is_slow = cost > 1 and name in _SLOW
+      return pytest.param(name, marks=pytest.mark.slow if is_slow else ())
+
+    @pytest.mark.parametrize('name', map(case, names))
     def run(name):
       divisor = cost * (6 if name == 'any_chain_image' else 1)
       is_drawn = name in bijector_cases.DRAWN

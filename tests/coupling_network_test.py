@@ -7,11 +7,13 @@ from tfp_realnvp.networks import coupling_network
 
 def test_seeds_follow_from_seed_and_index():
   seeds = [
-    coupling_network.split_seed(
-      seed,
-      tfp_realnvp.NetworkSpec(in_channels=1, out_channels=1, index=index),
-      n=2,
-    ).numpy()
+    np.stack(
+      coupling_network.split_seed(
+        seed,
+        tfp_realnvp.NetworkSpec(in_channels=1, out_channels=1, index=index),
+        n=2,
+      )
+    )
     for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0))
   ]
   np.testing.assert_array_equal(seeds[0], seeds[1])

@@ -72,7 +72,9 @@ def test_options_reach_the_splines():
 
 
 @pytest.mark.parametrize('size', [2, 5, 30, 300])
-@pytest.mark.parametrize('num_couplings', [2, 32])
+@pytest.mark.parametrize(
+  'num_couplings', [2, pytest.param(32, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('condition_size', [None, 3])
 @pytest.mark.parametrize(
   'couplings', [tfp_realnvp.AffineCouplings(), tfp_realnvp.SplineCouplings()]

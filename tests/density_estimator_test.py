@@ -302,6 +302,7 @@ def test_errors_name_the_argument_and_show_the_value():
     estimator_testing.image_estimator().call(np.zeros([2, 5, 5, 1], np.uint8))
 
 
+@pytest.mark.slow
 def test_loss_scaling_changes_no_step():
   # Of SGD: of Adam, a wrong scale would not show.
   x = estimator_testing.images(32)
@@ -502,7 +503,12 @@ def test_distributions_that_are_not_of_one_event_are_errors():
 
 
 @pytest.mark.parametrize(
-  'dtype, num_levels', [(np.int8, 256), (np.int16, 65536), (np.int32, 2**20)]
+  'dtype, num_levels',
+  [
+    (np.int8, 256),
+    pytest.param(np.int16, 65536, marks=pytest.mark.slow),
+    pytest.param(np.int32, 2**20, marks=pytest.mark.slow),
+  ],
 )
 def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):
   flow = estimator_testing.image_flow(

@@ -1,8 +1,10 @@
+import pytest
 import tensorflow as tf
 
 from examples import digits
 
 
+@pytest.mark.slow
 def test_program_on_tiny_data(tmp_path, monkeypatch, capsys):
   train, test = digits.load_digits()
   assert (len(train), len(test)) == (1500, 297)

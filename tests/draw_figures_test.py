@@ -174,6 +174,7 @@ def test_program_draws_every_figure_of_a_conditional_model(tmp_path):
   assert tf.io.decode_png(file).shape == [82, 82, 1]
 
 
+@pytest.mark.slow
 def test_directory_without_a_run_is_named(tmp_path):
   output = program_testing.run(
     'draw_figures', f'--model_dir={tmp_path}', expect=1

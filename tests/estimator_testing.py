@@ -12,7 +12,7 @@ tfd = tfp.distributions
 
 
 def image_flow(**kwargs):
-  return flow_testing.chain((4, 4, 1), **({'seed': 1} | kwargs))
+  return flow_testing.two_couplings((4, 4, 1), **({'seed': 1} | kwargs))
 
 
 def image_estimator(flow=None, compiled=True, **kwargs):

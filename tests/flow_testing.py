@@ -39,6 +39,19 @@ def count_ops(function, op_type, *args):
   return sum(op.type == op_type for op in graph.get_operations())
 
 
+def two_couplings(event_shape, **kwargs):
+  """Builds the first two couplings of a `chain`, which are quick to trace."""
+  flow = chain(event_shape, **kwargs)
+  couplings = [
+    i
+    for i, bijector in enumerate(flow.bijectors)
+    if isinstance(bijector, tfp_realnvp.AffineCoupling)
+  ]
+  return tfp_realnvp.RealNVPChain.from_bijectors(
+    flow.bijectors[: couplings[2]], event_shape, dtype=flow.dtype
+  )
+
+
 def chain(event_shape, norm=None, batch_norm=True, **kwargs):
   """Builds a small `RealNVPChain` from the options of all of its parts.
 

@@ -19,7 +19,9 @@ def _garbage(kind, count=10):
   return images
 
 
-@pytest.mark.parametrize('jit_compile', [False, True])
+@pytest.mark.parametrize(
+  'jit_compile', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('kind', ['nan', 'beyond', 'below'])
 def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
   model = estimator_testing.image_estimator(compiled=False)

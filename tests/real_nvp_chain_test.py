@@ -163,7 +163,9 @@ def test_one_pass_eagerly():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
+@pytest.mark.parametrize(
+  'mode', ['eager', 'graph', pytest.param('xla', marks=pytest.mark.slow)]
+)
 def test_moving_averages_move_once_per_call(mode):
   flow = _chain(norm=tfp_realnvp.BatchNormOptions(momentum=0.5))
   dist = _distribution(flow)
@@ -223,7 +225,9 @@ def test_training_gradient_is_that_of_finite_differences():
   np.testing.assert_allclose(difference, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('kwargs', [{}, {'jit_compile': True}])
+@pytest.mark.parametrize(
+  'kwargs', [{}, pytest.param({'jit_compile': True}, marks=pytest.mark.slow)]
+)
 def test_functions_agree_with_eager(kwargs):
   dist = _distribution(_chain())
   x = _pixels((2, 8, 8, 3))

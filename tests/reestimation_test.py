@@ -17,8 +17,8 @@ _LAGGED = tfp_realnvp.BatchNormOptions(lagged=True)
 
 
 def _flow(**kwargs):
-  kwargs = {'num_scales': 1, 'dtype': tf.float64, 'seed': 1} | kwargs
-  return flow_testing.chain((4, 4, 1), **kwargs)
+  kwargs = {'dtype': tf.float64, 'seed': 1} | kwargs
+  return flow_testing.two_couplings((4, 4, 1), **kwargs)
 
 
 def _estimator(flow, **kwargs):

@@ -51,6 +51,7 @@ def test_requests_in_json_of_the_documentation(tmp_path):
       np.testing.assert_allclose(answer, expected[name], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_variables_are_stored_once(tmp_path):
   dist = serving_testing.distribution(num_scales=2)
   model = serving_testing.Served(tmp_path, dist)
@@ -74,6 +75,7 @@ def test_the_distribution_trains_on(tmp_path):
   assert np.all(estimator.predict(x, verbose=0) != before)
 
 
+@pytest.mark.slow
 def test_export_from_a_mirrored_strategy(tmp_path):
   program_testing.run_program('mirrored_export', tmp_path / '1', check=True)
 

@@ -13,8 +13,12 @@ tfd = tfp.distributions
 SHAPE = (4, 4, 2)
 
 
-def flow(event_shape=SHAPE, **kwargs):
-  return flow_testing.chain(event_shape, **({'seed': 1} | kwargs))
+def flow(event_shape=SHAPE, build=flow_testing.chain, **kwargs):
+  return build(event_shape, **({'seed': 1} | kwargs))
+
+
+def two_couplings(**kwargs):
+  return flow(build=flow_testing.two_couplings, **kwargs)
 
 
 def distribution(event_shape=SHAPE, bijector=None, dtype=tf.float32, **kwargs):

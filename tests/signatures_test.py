@@ -37,8 +37,8 @@ def images_model(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def draws_model(tmp_path_factory):
-  flow = serving_testing.flow(
-    num_scales=1, logit_transform=tfp_realnvp.LogitTransform(17), seed=2
+  flow = serving_testing.two_couplings(
+    logit_transform=tfp_realnvp.LogitTransform(17), seed=2
   )
   return serving_testing.Served(
     tmp_path_factory.mktemp('draws'),
@@ -257,7 +257,7 @@ def _reshaped_latents():
   base = tfd.MultivariateNormalDiag(tf.range(32.0) / 8, 1 + tf.range(32.0) / 32)
   return base, tfb.Chain(
     [
-      serving_testing.flow(num_scales=1),
+      serving_testing.two_couplings(),
       tfb.Reshape(serving_testing.SHAPE, [32]),
     ]
   )
@@ -266,7 +266,7 @@ def _reshaped_latents():
 def _reshaped_latents_of_unknown_shape():
   base = flow_testing.isotropic_normal((32,))
   return base, tfb.Chain(
-    [serving_testing.flow(num_scales=1), tfb.Reshape(serving_testing.SHAPE)]
+    [serving_testing.two_couplings(), tfb.Reshape(serving_testing.SHAPE)]
   )
 
 
@@ -275,7 +275,7 @@ def _reshaped_data():
   return base, tfb.Chain(
     [
       tfb.Reshape([32], serving_testing.SHAPE),
-      serving_testing.flow(num_scales=1),
+      serving_testing.two_couplings(),
     ]
   )
 
@@ -283,7 +283,7 @@ def _reshaped_data():
 def _inverted_reshape():
   base = flow_testing.isotropic_normal((8, 4))
   bijectors = [
-    serving_testing.flow(num_scales=1),
+    serving_testing.two_couplings(),
     tfb.Invert(tfb.Reshape([8, 4], serving_testing.SHAPE)),
   ]
   return base, tfb.Chain(bijectors)

@@ -277,18 +277,24 @@ def test_float16_and_recomputation(tmp_path):
 @pytest.mark.parametrize(
   'flag, message',
   [
-    ('--dataset=mnist', 'flag --dataset=mnist: value should be one of'),
-    ('--batch_size=0', 'flag --batch_size=0'),
-    ('--compute_dtype=int8', 'flag --compute_dtype=int8'),
     ('--num_scales=9', r'`event_shape` (8, 8, 1) cannot be halved 8 times'),
-    ('--colour=red', "Unknown command line flag 'colour'"),
-    ('extra', "Unknown arguments: ['extra']"),
+    *[
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ('--dataset=mnist', 'flag --dataset=mnist: value should be one of'),
+        ('--batch_size=0', 'flag --batch_size=0'),
+        ('--compute_dtype=int8', 'flag --compute_dtype=int8'),
+        ('--colour=red', "Unknown command line flag 'colour'"),
+        ('extra', "Unknown arguments: ['extra']"),
+      )
+    ],
   ],
 )
 def test_wrong_flags_end_in_one_clear_error(flag, message, tmp_path):
   assert message in _run(*_digits(tmp_path), flag, expect=1)
 
 
+@pytest.mark.slow
 def test_a_model_dir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   output = _run(*_digits(tmp_path / 'file' / 'dir'), expect=1)
