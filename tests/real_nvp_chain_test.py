@@ -115,6 +115,7 @@ def test_exactness_of_the_papers_architectures(kwargs, dtype, tolerance):
   np.testing.assert_allclose(again, normal, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_one_pass_in_graphs():
   flow = _chain()
   dist = _distribution(flow)
