@@ -135,10 +135,18 @@ class DensityEstimator(distribution_model.DistributionModel):
     if self.train_function is before:
       return
     train_function = self.train_function
+    # To read the counter at every step would take as long as a small flow.
+    steps_until_check = 0
 
     def checked(iterator: Any) -> dict[str, tf.Tensor]:
+      nonlocal steps_until_check
       logs = train_function(iterator)
-      if self._state.skipped_in_a_row >= self._max_skipped_in_a_row:
+      steps_until_check -= self.steps_per_execution
+      if steps_until_check > 0:
+        return logs
+      in_a_row = int(self._state.skipped_in_a_row.numpy())
+      steps_until_check = self._max_skipped_in_a_row - in_a_row
+      if steps_until_check <= 0:
         self._state.skipped_in_a_row.assign(0)
         raise FloatingPointError(
           non_finite.skipped_message(
