@@ -2,6 +2,7 @@
 
     python -m benchmarks.compare training_step --architecture=small
     python -m benchmarks.compare log_prob sample --variants=float32,PyTorch
+    python -m benchmarks.compare vectors_training_step_30 vectors_fit_2
 
 Each argument names a benchmark of `BENCHMARKS`, and gives a table and a JSON
 file. The columns are
@@ -15,6 +16,7 @@ file. The columns are
 Variants that need a package which is not installed are left out.
 """
 
+import functools
 import importlib.util
 
 from absl import app
@@ -68,6 +70,24 @@ def _serving(runtime, *packages, **environment):
   return harness.Variant('serving', options, environment, packages)
 
 
+def _vectors(task, size):
+  """Returns a task for vectors of this library and of those installed."""
+  variant = functools.partial(harness.Variant, module='benchmarks.vector_tasks')
+  variants = {
+    'float32': variant(task, {'size': size}),
+    'XLA': variant(task, {'size': size, 'jit_compile': True}),
+    'FlowJAX': variant(
+      f'flowjax_{task}',
+      {'size': size},
+      packages=('flowjax', 'equinox', 'optax', 'paramax'),
+    ),
+  }
+  for name in ('zuko', 'normflows', 'nflows', 'FrEIA'):
+    options = {'library': name, 'size': size}
+    variants[name] = variant(f'torch_{task}', options, packages=(name,))
+  return variants
+
+
 def _scaling(option, values):
   """Returns training steps that differ in one option."""
   return {
@@ -118,6 +138,10 @@ BENCHMARKS = {
   'scaling_num_blocks': _scaling('num_blocks', (1, 2, 4, 8)),
   'scaling_num_scales': _scaling('num_scales', (1, 2, 3, 4, 5)),
   'scaling_batch_size': _scaling('batch_size', (1, 4, 16, 64, 256)),
+} | {
+  f'vectors_{task}_{size}': _vectors(task, size)
+  for task in ('training_step', 'fit', 'log_prob', 'sample')
+  for size in (2, 30, 300)
 }
 
 

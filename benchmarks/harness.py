@@ -8,6 +8,7 @@ memory; while one works the others wait.
 
 import dataclasses
 import datetime
+import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -45,14 +46,16 @@ class Variant:
   """What one process does.
 
   Attributes:
-    task: Name of a function of `benchmarks.tasks`. It prepares, and returns the
-      function whose calls are measured.
-    options: Arguments of the task; --architecture and --batch_size are added.
+    task: Name of a function of `module`. It prepares, and returns the function
+      whose calls are measured.
+    options: Arguments of the task. Those of `benchmarks.tasks` also get
+      --architecture and --batch_size.
     environment: Environment variables of the process.
     packages: Names of the optional packages that it needs.
     peer: Name of the variant that does the same in PyTorch, at the same
       precision and compiled if this one is; or `None`.
     turn: Least length of a turn in seconds. A turn has at least one call.
+    module: Module of the task.
   """
 
   task: str
@@ -61,6 +64,7 @@ class Variant:
   packages: tuple[str, ...] = ()
   peer: str | None = None
   turn: float = 0.5
+  module: str = 'benchmarks.tasks'
 
 
 @dataclasses.dataclass
@@ -92,9 +96,11 @@ class Worker:
   def __init__(self, variant):
     context = multiprocessing.get_context('spawn')
     self._pipe, pipe = context.Pipe()
-    options = model_options() | variant.options
+    options = variant.options
+    if variant.module == tasks.__name__:
+      options = model_options() | options
     self._process = context.Process(
-      target=_work, args=(pipe, variant.task, options)
+      target=_work, args=(pipe, variant.module, variant.task, options)
     )
     environment = dict(os.environ)
     os.environ.update(ENVIRONMENT | variant.environment)
@@ -129,9 +135,9 @@ class Worker:
     self._process.join()
 
 
-def _work(pipe, task, options):
+def _work(pipe, module, task, options):
   start = time.perf_counter()
-  run = getattr(tasks, task)(**options)
+  run = getattr(importlib.import_module(module), task)(**options)
   pipe.send((time.perf_counter() - start, _peak_memory()))
   while True:
     try:

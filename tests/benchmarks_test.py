@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import json
@@ -18,6 +19,7 @@ from benchmarks import harness
 from benchmarks import profile_step
 from benchmarks import tasks
 from benchmarks import two_pass
+from benchmarks import vector_tasks
 from tests import flow_testing
 from tests import program_testing
 
@@ -83,8 +85,11 @@ def test_pipeline_gives_one_batch_after_another():
 def test_variants_that_are_compared_differ(name):
   seen = []
   for variant in compare.BENCHMARKS[name].values():
-    options = {'architecture': 'tiny', 'batch_size': 64} | variant.options
-    arguments = inspect.signature(getattr(tasks, variant.task)).bind(**options)
+    options = variant.options
+    if variant.module == tasks.__name__:
+      options = {'architecture': 'tiny', 'batch_size': 64} | options
+    task = getattr(importlib.import_module(variant.module), variant.task)
+    arguments = inspect.signature(task).bind(**options)
     arguments.apply_defaults()
     environment = harness.ENVIRONMENT | variant.environment
     seen.append((variant.task, arguments.arguments, environment))
@@ -157,6 +162,36 @@ def test_program_compares_the_variants_asked_for(tmp_path, monkeypatch, capsys):
   assert 'speed / peer' in capsys.readouterr().out
 
 
+def test_tasks_of_vectors_run():
+  first = vector_tasks.training_step(3)()
+  assert 1 < first / 3 < 3  # The entropy of a normal is 1.4 nats.
+  assert vector_tasks.log_prob(3)().shape == (256,)
+  assert vector_tasks.sample(3)().shape == (256, 3)
+
+
+@pytest.mark.slow
+def test_fits_of_vectors_learn():
+  run = vector_tasks.fit(2)
+  assert run() > run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name', ['FlowJAX', 'zuko', 'normflows', 'nflows', 'FrEIA']
+)
+def test_tasks_of_peers_run(name, tmp_path):
+  def calls(task, count):
+    variant = compare.BENCHMARKS[f'vectors_{task}_2'][name]
+    if not all(map(importlib.util.find_spec, variant.packages)):
+      pytest.skip(f'{name} is not installed.')
+    return calls_in_a_process(tmp_path, count, variant)
+
+  losses = calls('training_step', 20)
+  assert losses[-1] < losses[0] < 10
+  assert calls('log_prob', 1).shape == (1, 512)
+  assert calls('sample', 1).shape == (1, 512, 2)
+
+
 def test_networks_that_run_twice_give_the_same_values():
   x = tf.constant(tasks._images(2, 8), tf.float32) + 0.5
   distribution = tasks.build_distribution('tiny')
@@ -204,8 +239,11 @@ with_torch = pytest.mark.skipif(
 )
 
 
-def calls_in_a_process(path, count, task, **options):
-  arguments = map(json.dumps, (TINY, task, options))
+def calls_in_a_process(path, count, variant):
+  options = variant.options
+  if variant.module == tasks.__name__:
+    options = {'architecture': 'tiny', 'batch_size': 8} | options
+  arguments = map(json.dumps, (TINY, variant.module, variant.task, options))
   program_testing.run_program(
     'benchmark_task', path / 'calls.npy', count, *arguments, check=True
   )
@@ -227,16 +265,16 @@ def test_pytorch_in_bfloat16_rounds():
 @pytest.mark.slow
 @pytest.mark.parametrize('bfloat16', [False, True])
 def test_pytorch_trains(bfloat16, tmp_path):
-  losses = calls_in_a_process(
-    tmp_path, 20, 'pytorch_training_step', bfloat16=bfloat16
-  )
+  variant = harness.Variant('pytorch_training_step', {'bfloat16': bfloat16})
+  losses = calls_in_a_process(tmp_path, 20, variant)
   assert losses[-1] < losses[0]
 
 
 @with_torch
 @pytest.mark.slow
 def test_pytorch_compiled_computes_the_same(tmp_path):
-  (actual,) = calls_in_a_process(tmp_path, 1, 'pytorch_log_prob', compiled=True)
+  variant = harness.Variant('pytorch_log_prob', {'compiled': True})
+  (actual,) = calls_in_a_process(tmp_path, 1, variant)
   expected = tasks.pytorch_log_prob('tiny', 8)()
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
