@@ -416,53 +416,6 @@ def test_sample_weights_count_in_evaluation():
   assert evaluate(x, sample_weight=weights)['loss'] == again['loss']
 
 
-@pytest.mark.parametrize('call', ['fit', 'train_on_batch'])
-def test_a_step_with_weights_is_that_of_repeated_events(call):
-  x, weights = estimator_testing.vectors(8), np.array([0, 1, 2, 3, 0, 1, 1, 4])
-  models = [
-    estimator_testing.vector_estimator(tf.float64, batch_norm=False)
-    for _ in range(2)
-  ]
-  for model, data, given in zip(
-    models, (x, x.repeat(weights, axis=0)), (weights, None)
-  ):
-    for _ in range(3):
-      if call == 'fit':
-        model.fit(
-          data, sample_weight=given, batch_size=99, shuffle=False, verbose=0
-        )
-      else:
-        model.train_on_batch(data, sample_weight=given)
-  for one, other in zip(*(model.variables for model in models)):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
-  losses = [model.get_metrics_result()['loss'] for model in models]
-  np.testing.assert_allclose(*losses, rtol=1e-9)
-
-
-def test_a_batch_of_no_weight_changes_nothing():
-  model = estimator_testing.vector_estimator()
-  before = [v.numpy() for v in model.variables]
-  history = model.fit(
-    estimator_testing.vectors(8),
-    sample_weight=np.zeros(8),
-    batch_size=8,
-    verbose=0,
-  ).history
-  assert history['non_finite'] == [0]
-  for variable, value in zip(model.variables, before):
-    np.testing.assert_array_equal(variable, value)
-
-
-def test_wrong_sample_weights_are_errors():
-  model = estimator_testing.vector_estimator()
-  with pytest.raises(ValueError, match=r'`sample_weight` must .*40, 2'):
-    model.train_on_batch(
-      estimator_testing.vectors(), sample_weight=np.ones([40, 2])
-    )
-  with pytest.raises(ValueError, match='`class_weight` needs classes'):
-    model.fit(estimator_testing.vectors(), class_weight={0: 1.0})
-
-
 @pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
 def test_a_condition_is_given_in_the_dtype_of_the_flow(dtype):
   model = estimator_testing.vector_estimator(dtype, condition_size=2)

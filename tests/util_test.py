@@ -16,6 +16,15 @@ def test_dims_are_static_where_they_can_be():
   assert function(tf.ones([5, 3])) == 5
 
 
+def test_assert_all():
+  x = tf.constant([[3.0, -1.0], [-2.0, 4.0]])
+  np.testing.assert_array_equal(util.assert_all(x > -9, x, '`x` is high'), x)
+  with pytest.raises(tf.errors.InvalidArgumentError) as info:
+    util.assert_all(x > 0, x, '`x` must be above 0')
+  assert 'above 0; the first invalid value is' in str(info.value)
+  assert '-1' in str(info.value) and '-2' not in str(info.value)
+
+
 def test_check_int():
   assert util.check_int(np.int64(3), 'n') == 3
   assert util.check_int(None, 'n', optional=True) is None

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import util
+
 __all__ = [
   'assert_on_range',
   'bits_per_dim',
@@ -64,19 +66,8 @@ def assert_on_range(
     InvalidArgumentError: If an element is NaN or outside `[0, num_levels)`.
       Graphs compiled by XLA drop the check.
   """
-  outside = ~is_on_range(x, num_levels)
-
-  def fail() -> tf.Tensor:
-    first = tf.argmax(tf.cast(tf.reshape(outside, [-1]), tf.int32))
-    message = (
-      f'`{name}` must be pixels on [0, {num_levels}) and not NaN; the first '
-      'invalid value is'
-    )
-    data = [message, tf.gather(tf.reshape(x, [-1]), first)]
-    with tf.control_dependencies([tf.debugging.Assert(False, data)]):
-      return tf.identity(x)
-
-  return tf.cond(tf.reduce_any(outside), fail, lambda: x)
+  message = f'`{name}` must be pixels on [0, {num_levels}) and not NaN'
+  return util.assert_all(is_on_range(x, num_levels), x, message)
 
 
 def dequantize(x: tf.Tensor, noise: tf.Tensor, num_levels: int) -> tf.Tensor:

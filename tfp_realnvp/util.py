@@ -6,7 +6,31 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ['check_int', 'dims', 'stateless_seed', 'to_tensor']
+__all__ = ['assert_all', 'check_int', 'dims', 'stateless_seed', 'to_tensor']
+
+
+def assert_all(is_valid: tf.Tensor, x: tf.Tensor, message: str) -> tf.Tensor:
+  """Returns `x`, after a check at run time that all elements are valid.
+
+  Args:
+    is_valid: Boolean `Tensor` of the shape of `x`.
+    x: `Tensor`.
+    message: What must be true, for the error.
+
+  Raises:
+    InvalidArgumentError: If an element is not valid. Graphs compiled by XLA
+      drop the check.
+  """
+  invalid = ~is_valid
+
+  def fail() -> tf.Tensor:
+    first = tf.argmax(tf.cast(tf.reshape(invalid, [-1]), tf.int32))
+    value = tf.gather(tf.reshape(x, [-1]), first)
+    data = [f'{message}; the first invalid value is', value]
+    with tf.control_dependencies([tf.debugging.Assert(False, data)]):
+      return tf.identity(x)
+
+  return tf.cond(tf.reduce_any(invalid), fail, lambda: x)
 
 
 def check_int(

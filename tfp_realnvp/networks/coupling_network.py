@@ -1,6 +1,7 @@
 """CouplingNetwork: the base class of the networks of the couplings."""
 
 from collections.abc import Callable
+import contextvars
 import dataclasses
 from typing import Any
 
@@ -135,8 +136,9 @@ class CouplingNetwork(tf.Module):
     """Wraps `function` in `tf.recompute_grad` if activations are recomputed.
 
     `function` must not change variables, because the backward pass calls it a
-    second time.
+    second time, with the same context variables.
     """
-    if self._recompute and training:
-      return tf.recompute_grad(function)
-    return function
+    if not self._recompute or not training:
+      return function
+    context = contextvars.copy_context()
+    return tf.recompute_grad(lambda *args: context.run(function, *args))

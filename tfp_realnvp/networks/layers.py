@@ -88,6 +88,8 @@ def batch_norm(
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None]:
   """Normalizes over batch and space, then adds an offset. There is no scale.
 
+  Batch statistics are weighted in the context of `moving_statistics.weighted`.
+
   Args:
     x: `[N, H, W, C]`.
     norm: Offset and moving statistics.
@@ -102,7 +104,10 @@ def batch_norm(
   """
   offset, mean, variance, rate = norm
   synchronized = moving_statistics.in_sync(synchronized)
-  if offset.dtype != tf.float32 or (training and (lagged or synchronized)):
+  weighted = moving_statistics.is_weighted()
+  if offset.dtype != tf.float32 or (
+    training and (lagged or synchronized or weighted)
+  ):
     # The fused kernel supports none of these cases.
     batch = None
     if training:

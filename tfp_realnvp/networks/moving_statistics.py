@@ -1,8 +1,13 @@
 """Batch statistics and their moving averages."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 import dataclasses
+import math
 import numbers
 from typing import Any
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,8 +20,22 @@ __all__ = [
   'blend',
   'check_batch_norm',
   'in_sync',
+  'is_weighted',
   'part_of_batch',
+  'weighted',
 ]
+
+
+class _Weights(NamedTuple):
+  """Weights of this replica's rows, their sum, and the sum of all replicas."""
+
+  rows: tf.Tensor
+  own: tf.Tensor
+  total: tf.Tensor
+
+
+# Replicas are threads, and each has its own value.
+_WEIGHTS = contextvars.ContextVar('weights', default=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +105,8 @@ class MovingStatistics(tf.Module):
   after the first update.
 
   An update skips channels whose batch statistics are not finite. A replica that
-  received no rows of an uneven batch therefore changes nothing.
+  received no rows of an uneven batch therefore changes nothing. Nor does a
+  batch whose rows all have the weight 0, see `weighted`.
   """
 
   def __init__(
@@ -138,6 +158,10 @@ class MovingStatistics(tf.Module):
     """Returns the mean, the variance and the rate of the next update."""
     momentum = tf.constant(self.momentum, self.mean.dtype)
     rate = (1 - momentum) / (1 - tf.pow(momentum, self.num_updates + 1))
+    weights = _WEIGHTS.get()
+    if weights is not None:
+      weight = weights.total if in_sync(self.synchronized) else weights.own
+      rate = tf.where(weight > 0, rate, 0)
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
   def update(
@@ -158,7 +182,9 @@ class MovingStatistics(tf.Module):
     moved_variance = blend(moving_variance, variance, rate)
     self.mean.assign(moved_mean)
     self.variance.assign(moved_variance)
-    self.num_updates.assign_add(1)
+    # In a graph, it would also move when no batch is left to read.
+    with tf.control_dependencies([moved_mean]):
+      self.num_updates.assign_add(1)
     return moved_mean, moved_variance
 
 
@@ -186,10 +212,43 @@ def in_sync(synchronized: bool) -> bool:
   return bool(synchronized and replica and replica.num_replicas_in_sync > 1)
 
 
+@contextlib.contextmanager
+def weighted(weight: tf.Tensor | None) -> Iterator[None]:
+  """Returns a context manager in which batch statistics are weighted.
+
+  A row of weight 2 counts as two rows. The weights are a context instead of an
+  argument, because every bijector and network between a training step and its
+  batch statistics would have to pass on the argument.
+
+  Args:
+    weight: `[N]`, the weights of the rows of this replica, at least 0. `None`
+      for batch statistics without weights.
+  """
+  weights = None
+  if weight is not None:
+    own = total = tf.reduce_sum(weight)
+    if in_sync(True):
+      replica = tf.distribute.get_replica_context()
+      total = replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
+    weights = _Weights(weight, own, total)
+  token = _WEIGHTS.set(weights)
+  try:
+    yield
+  finally:
+    _WEIGHTS.reset(token)
+
+
+def is_weighted() -> bool:
+  """Whether batch statistics are weighted here, see `weighted`."""
+  return _WEIGHTS.get() is not None
+
+
 def batch_moments(
   x: tf.Tensor, synchronized: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the mean and the variance of each channel over a batch.
+
+  They are weighted in the context of `weighted`.
 
   Args:
     x: `[..., C]`.
@@ -200,17 +259,34 @@ def batch_moments(
     mean: `[C]`. If synchronized, gradients flow to all replicas.
     variance: `[C]`, without Bessel's correction.
   """
-  mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+  weights = _WEIGHTS.get()
+  if weights is None:
+    mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+  else:
+    mean, variance = _weighted_moments(x, weights.rows)
   if not in_sync(synchronized):
     return mean, variance
-  count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+  count = tf.size(x) // x.shape[-1] if weights is None else weights.own
+  count = tf.cast(count, x.dtype)
   own = tf.stack([tf.fill(mean.shape, count), mean, variance])
   own = tf.where(count > 0, own, 0)
   counts, means, variances = tf.unstack(_gather(own), axis=1)
-  shares = counts / tf.reduce_sum(counts, axis=0)
+  shares = tf.math.divide_no_nan(counts, tf.reduce_sum(counts, axis=0))
   mean = tf.reduce_sum(shares * means, axis=0)
   squares = variances + (means - mean) ** 2
   return mean, tf.reduce_sum(shares * squares, axis=0)
+
+
+def _weighted_moments(
+  x: tf.Tensor, weight: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the moments of `[N, ..., C]`, which are 0 if all weights are 0."""
+  (count,) = util.dims(weight)
+  *batch, channels = util.dims(x)
+  # The first dimension may also be `N` times the sample shape of `tfd.Sample`.
+  size = math.prod(batch) // tf.maximum(count, 1)
+  x = tf.reshape(x, [count, size, channels])
+  return tf.nn.weighted_moments(x, [0, 1], weight[:, tf.newaxis, tf.newaxis])
 
 
 def part_of_batch(

@@ -33,12 +33,12 @@ class DensityEstimator(distribution_model.DistributionModel):
 
   - `loss`;
   - `bits_per_dim`, the mean over the events;
-  - `non_finite`: how many events had a log-likelihood of NaN or infinity. They
-    are not left out of the means.
+  - `non_finite`: how many events, of any weight but 0, had a log-likelihood of
+    NaN or infinity. They are not left out of the means.
 
-  Means are weighted by `sample_weight`: an event of weight 2 counts as two
-  events, one of weight 0 not at all. Statistics of batch normalization are not
-  weighted.
+  Means and batch statistics are weighted by `sample_weight`: an event of weight
+  2 counts as two events, one of weight 0 not at all. Keras's own
+  `BatchNormalization` layers ignore weights.
 
   A training batch is skipped if its loss or a gradient is not finite, as with
   pixels that are NaN or out of range: weights, optimizer and moving statistics
@@ -191,12 +191,13 @@ class DensityEstimator(distribution_model.DistributionModel):
     before = [tf.identity(v) for v in self.non_trainable_variables]
     seed = self._state.train_seed()
     with tf.GradientTape() as tape:
-      log_prob = self._likelihood.log_prob(x, condition, seed, training=True)
+      log_prob = self._likelihood.log_prob(x, condition, seed, True, weight)
       log_prob = tf.where(self._likelihood.is_on_range(x), log_prob, math.nan)
+      weights = tf.ones_like(log_prob) if weight is None else weight
       # Replicas may have parts of the batch that differ in size, or are empty.
-      total_weight = total(tf.reduce_sum(weight))
+      total_weight = total(tf.reduce_sum(weights))
       loss = -tf.math.divide_no_nan(
-        tf.reduce_sum(weight * log_prob), total_weight
+        tf.reduce_sum(weights * log_prob), total_weight
       )
       loss += self._l2_term() / replica.num_replicas_in_sync
       # A `keras.optimizers.LossScaleOptimizer`, for float16, undoes it later.
@@ -232,47 +233,49 @@ class DensityEstimator(distribution_model.DistributionModel):
     return self.call(x, condition)
 
   def reestimate_statistics(
-    self, x: Any, condition: Any = None, batch_size: int | None = None
+    self,
+    x: Any,
+    condition: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
   ) -> None:
     """Sets the moving statistics to statistics of the final weights.
 
     During training the moving statistics trail behind the weights and hold only
     about `1 / (1 - momentum)` batches. One pass over the data in training mode
-    sets them to those of all rows; it normalizes each batch by the statistics
-    of that batch (Wu and Johnson, 2021). `num_updates` becomes the number of
-    batches.
-
-    No other variable changes, such as the state of Keras's `BatchNormalization`
-    or `Dropout`. After an error or an interrupt the moving statistics are what
-    they were. Sample weights are not used. A batch is left out, with a warning,
-    if a statistic or a log-likelihood is not finite.
+    sets them to those of all rows; it normalizes each batch by its statistics
+    (Wu and Johnson, 2021). `num_updates` becomes the number of batches. A batch
+    is left out, with a warning, if a statistic or a log-likelihood is not
+    finite. No other variable changes, such as the state of Keras's `Dropout`,
+    and after an error or an interrupt the moving statistics are what they were.
 
     Args:
       x: `[N] + event_shape`, training data; or a finite `tf.data.Dataset` of
-        batches, `x` or `(x, condition)`.
+        batches, `x`, `(x, condition)` or `(x, condition, sample_weight)`.
       condition: `[N, K]`, for a conditional flow, where `x` is an array.
+      sample_weight: `[N]`, where `x` is an array.
       batch_size: Batch size if `x` is an array; 256 by default. Larger batches
         are closer to the statistics of the whole data set.
 
     Raises:
-      TypeError: If `x` or `condition` is not of these types.
+      TypeError: If `x`, `condition` or `sample_weight` is not of these types.
       ValueError: If `x` has no rows or is an infinite data set, if another
         argument does not fit `x`, or if the distribution has no moving
-        statistics or some that layers share.
+        statistics or shares some between layers.
       FloatingPointError: If no batch is finite.
     """
     reestimation.reestimate_statistics(
       self.distribution,
       self._statistics_step,
-      reestimation.as_dataset(x, condition, batch_size),
+      reestimation.as_dataset(x, condition, sample_weight, batch_size),
       self.distribute_strategy,
     )
 
-  def _statistics_step(self, data: Any, index: tf.Tensor) -> tf.Tensor:
-    x, condition, _ = self._likelihood.unpack(data)
+  def _statistics_step(self, data: Any, index: tf.Tensor) -> tuple[Any, ...]:
+    x, condition, weight = self._likelihood.unpack(data)
     x = self._likelihood.assert_on_range(x)
     seed = self._state.statistics_seed(index)
-    return self._likelihood.log_prob(x, condition, seed, training=True)
+    return self._likelihood.log_prob(x, condition, seed, True, weight), weight
 
   def _l2_term(self) -> tf.Tensor | float:
     squares = [tf.reduce_sum(v**2) for v in self._l2_variables]

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import coupling
+from tfp_realnvp.training import sample_weights
 
 tfd = tfp.distributions
 
@@ -31,18 +32,17 @@ def _as_given(method: Callable) -> Callable:
     bound = signature.bind(self, *args, **kwargs)
     given = bound.arguments
     x, y = given.get('x'), given.get('y')
-    if y is None and given.get('class_weight') is not None:
+    if given.get('class_weight') is not None and not _has_classes(x, y):
       raise ValueError(
         '`class_weight` needs classes, `y`; got '
         f'{given["class_weight"]!r} without them.'
       )
-    if given.get('sample_weight') is not None and y is None:
-      given['y'] = _no_condition(x)
+    weight = given.get('sample_weight')
+    if weight is not None and (hasattr(x, 'shape') or isinstance(x, list)):
+      _, given['y'], given['sample_weight'] = _checked(x, y, weight)
     validation = given.get('validation_data')
     if isinstance(validation, (tuple, list)) and len(validation) == 3:
-      x, y, weight = validation
-      y = _no_condition(x) if y is None else y
-      given['validation_data'] = x, y, weight
+      given['validation_data'] = _checked(*validation)
     floatx, dtype = keras.config.floatx(), self.distribution.dtype
     keras.config.set_floatx(dtype.name if dtype.is_floating else floatx)
     try:
@@ -53,8 +53,18 @@ def _as_given(method: Callable) -> Callable:
   return wrapper
 
 
-def _no_condition(x: Any) -> np.ndarray | None:
-  return np.zeros([len(x), 0]) if hasattr(x, 'shape') else None
+def _has_classes(x: Any, y: Any) -> bool:
+  batch = x[0] if isinstance(x, keras.utils.PyDataset) else x
+  batch = getattr(batch, 'element_spec', batch)
+  is_pair = isinstance(batch, (tuple, list)) and len(batch) > 1
+  return y is not None or is_pair
+
+
+def _checked(x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
+  """Returns arrays of data with a `y`, and with weights that are valid."""
+  if weight is not None:
+    weight = sample_weights.check(weight, len(x))
+  return x, np.zeros([len(x), 0]) if y is None else y, weight
 
 
 class OptimizerVariable(keras.Variable):

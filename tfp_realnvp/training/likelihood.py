@@ -11,6 +11,7 @@ from tfp_realnvp import util
 from tfp_realnvp.bijectors import composition
 from tfp_realnvp.bijectors import flow_bijector
 from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.training import sample_weights
 
 tfd = tfp.distributions
 
@@ -135,19 +136,26 @@ class Likelihood:
     if num_levels is not None and distribution.dtype.is_floating:
       pixels.check_num_levels(num_levels, distribution.dtype)
 
-  def unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
-    """Returns `x`, condition or `None`, and weights `[N]`, as tensors."""
+  def unpack(
+    self, data: Any
+  ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Returns a batch as tensors.
+
+    Args:
+      data: `x`, `(x, condition)` or `(x, condition, sample_weight)`.
+
+    Returns:
+      x: `[N] + event_shape`. Events of weight 0 are replaced by another one.
+      condition: `[N, K]` or `None`.
+      weight: `[N]` or `None`.
+    """
     x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
-    x, dtype = self._convert(x), self._distribution.dtype
+    x = self._convert(x)
     condition = self._convert_condition(condition, x)
     if weight is None:
-      return x, condition, tf.ones(util.dims(x)[:1], dtype)
-    weight = tf.cast(weight, dtype)
-    if not weight.shape.is_compatible_with(x.shape[:1]):
-      raise ValueError(
-        f'`sample_weight` must have shape {x.shape[:1]}, a weight for each '
-        f'event of `x`; got shape {weight.shape}.'
-      )
+      return x, condition, None
+    weight = sample_weights.to_tensor(weight, x, self._distribution.dtype)
+    x, condition = sample_weights.replace_rows(weight, x, condition)
     return x, condition, weight
 
   def _convert(self, x: Any) -> tf.Tensor:
@@ -206,6 +214,7 @@ class Likelihood:
     condition: tf.Tensor | None,
     seed: tf.Tensor,
     training: bool = False,
+    weight: tf.Tensor | None = None,
   ) -> tf.Tensor:
     """Returns the log-likelihood `[N]` of what `unpack` returned, in nats.
 
@@ -214,6 +223,7 @@ class Likelihood:
       condition: `[N, K]` or `None`.
       seed: Stateless seed of the dequantization noise.
       training: Passed to the flows.
+      weight: `[N]` or `None`, weights of the events in batch statistics.
     """
     distribution = self._distribution
     kwargs = log_prob_kwargs(
@@ -222,7 +232,8 @@ class Likelihood:
     noise = 0.0
     if self._num_levels is not None:
       noise = _noise(x, seed, distribution.dtype)
-    return distribution.log_prob(self.dequantize(x, noise), **kwargs)
+    with moving_statistics.weighted(weight):
+      return distribution.log_prob(self.dequantize(x, noise), **kwargs)
 
   def dequantize(self, x: tf.Tensor, noise: tf.Tensor | float) -> tf.Tensor:
     """Returns what the distribution is a density of.

@@ -35,7 +35,7 @@ class LikelihoodMetrics:
   def update(
     self,
     log_prob: tf.Tensor,
-    weight: tf.Tensor,
+    weight: tf.Tensor | None,
     l2_term: tf.Tensor,
     skipped: tf.Tensor | bool = False,
   ) -> dict[str, tf.Tensor]:
@@ -43,11 +43,16 @@ class LikelihoodMetrics:
 
     Args:
       log_prob: `[N]`, in nats.
-      weight: `[N]`; an event of weight 0 is left out of the means.
+      weight: `[N]`, or `None` for 1. An event of weight 0 does not count.
       l2_term: Scalar that the loss contains.
       skipped: Boolean scalar, whether the batch only counts as `N` failures.
     """
-    self._non_finite.update_state(skipped | ~tf.math.is_finite(log_prob))
+    failed = skipped | ~tf.math.is_finite(log_prob)
+    if weight is None:
+      weight = tf.ones_like(log_prob)
+    else:
+      failed &= weight > 0
+    self._non_finite.update_state(failed)
     weight = tf.where(skipped, tf.zeros_like(weight), weight)
     log_prob = tf.where(weight == 0, tf.zeros_like(log_prob), log_prob)
     self._loss.update_state(-log_prob + l2_term, weight)

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.training import sample_weights
 
 tfd = tfp.distributions
 
@@ -32,7 +33,8 @@ def reestimate_statistics(
 
   Every batch is normalized by its statistics over all replicas, even if the
   layers are lagged or not synchronized. Batches are weighted by their number of
-  rows, so the result is the mean and the variance of all rows, in any order.
+  rows, or by the sum of their weights, so the result is the mean and the
+  variance of all rows, in any order.
 
   A batch is left out, with a warning, if a statistic or a log-likelihood is not
   finite. No other variable changes; after an error, the moving statistics are
@@ -41,14 +43,14 @@ def reestimate_statistics(
   Args:
     distribution: `tfd.Distribution`, a `tf.Module` with `MovingStatistics`.
     log_prob_fn: Function from a batch and its index to the log-likelihoods
-      `[N]`, which updates the moving statistics as training does. It is called
-      in replica context.
+      `[N]` and the weights, `[N]` or `None`. It updates the moving statistics
+      as training does, and is called in replica context.
     data: `tf.data.Dataset` of batches, as `as_dataset` returns it.
     strategy: `tf.distribute.Strategy` that the distribution was built in.
 
   Raises:
     ValueError: If there are no moving statistics, if layers share some, or if
-      `data` has no rows.
+      `data` has no rows of nonzero weight.
     FloatingPointError: If no batch is finite.
   """
   statistics = [
@@ -84,7 +86,10 @@ def reestimate_statistics(
 
 
 def as_dataset(
-  x: Any, condition: Any = None, batch_size: int | None = None
+  x: Any,
+  condition: Any = None,
+  sample_weight: Any = None,
+  batch_size: int | None = None,
 ) -> tf.data.Dataset:
   """Returns a data set of batches.
 
@@ -92,16 +97,22 @@ def as_dataset(
     x: Array `[N, ...]`, or a finite `tf.data.Dataset` of batches, which is
       returned as it is.
     condition: Array `[N, K]`, where `x` is an array.
+    sample_weight: Array `[N]`, where `x` is an array.
     batch_size: `int`, where `x` is an array; 256 by default.
 
   Raises:
-    TypeError: If `x` or `condition` is not of these types.
-    ValueError: If `x` is infinite, if `condition` has another number of rows,
-      if `batch_size` is out of range, or if `condition` or `batch_size` is
-      given with a `tf.data.Dataset`.
+    TypeError: If `x`, `condition` or `sample_weight` is not of these types.
+    ValueError: If `x` is infinite, if `condition` or `sample_weight` has
+      another number of rows, if a weight is negative or not finite, if
+      `batch_size` is out of range, or if another argument is given with a
+      `tf.data.Dataset`.
   """
   if isinstance(x, tf.data.Dataset):
-    for name, value in (('condition', condition), ('batch_size', batch_size)):
+    for name, value in (
+      ('condition', condition),
+      ('sample_weight', sample_weight),
+      ('batch_size', batch_size),
+    ):
       if value is not None:
         raise ValueError(
           f'`{name}` must be None where `x` is a tf.data.Dataset of batches, '
@@ -113,15 +124,17 @@ def as_dataset(
   batch_size = util.check_int(
     256 if batch_size is None else batch_size, 'batch_size'
   )
-  arrays = _to_array(x, 'x')
+  x = _to_array(x, 'x')
   if condition is not None:
     condition = _to_array(condition, 'condition')
-    if len(condition) != len(arrays):
+    if len(condition) != len(x):
       raise ValueError(
-        f'`condition` must have {len(arrays)} rows, as many as `x`, got '
+        f'`condition` must have {len(x)} rows, as many as `x`, got '
         f'{len(condition)}.'
       )
-    arrays = (arrays, condition)
+  if sample_weight is not None:
+    sample_weight = sample_weights.check(sample_weight, len(x))
+  arrays = (x, condition, sample_weight)
   return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
 
@@ -167,11 +180,11 @@ def _average(
   """
 
   def count(batch: Any, index: tf.Tensor) -> tf.Tensor:
-    log_prob = log_prob_fn(batch, index)
-    is_finite = tf.math.is_finite(log_prob)
-    counts = tf.stack(
-      [tf.size(log_prob), tf.reduce_sum(tf.cast(~is_finite, tf.int32))]
-    )
+    log_prob, weight = log_prob_fn(batch, index)
+    weight = tf.ones_like(log_prob) if weight is None else weight
+    is_finite = tf.math.is_finite(log_prob) | (weight == 0)
+    counts = [tf.cast(count, tf.float64) for count in (weight, ~is_finite)]
+    counts = tf.stack([tf.reduce_sum(count) for count in counts])
     replica = tf.distribute.get_replica_context()
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
 
@@ -202,8 +215,8 @@ def _average(
       step.get_concrete_function(batch, index)
       keep()
     counts, moments = step(batch, index)
-    num_rows, num_non_finite = counts.numpy()
-    if num_rows == 0:
+    weight, num_non_finite = counts.numpy()
+    if weight == 0:
       continue
     num_batches += 1
     for module, (*_, num_updates) in zip(statistics, moments):
@@ -229,9 +242,11 @@ def _average(
       num_skipped += 1
       continue
     for average, mean, variance in reached:
-      average.add(num_rows, mean, variance)
+      average.add(weight, mean, variance)
   if num_batches == 0:
-    raise ValueError(f'`x` must have rows, got no rows: {data!r}.')
+    raise ValueError(
+      f'`x` must have rows of nonzero weight, got no rows: {data!r}.'
+    )
   if num_skipped:
     message = (
       f'{num_skipped} of {num_batches} batches of `x` have a statistic or a '
@@ -247,14 +262,14 @@ class _Average:
   """Running mean and variance of the rows of batches (Chan et al., 1979)."""
 
   def __init__(self) -> None:
-    self._num_rows = self._num_batches = 0
+    self._weight = self._num_batches = 0
     self._mean = self._variance = 0.0
 
-  def add(self, num_rows: int, mean: np.ndarray, variance: np.ndarray) -> None:
-    """Adds the mean and the variance of a batch of `num_rows` rows."""
-    self._num_rows += num_rows
+  def add(self, weight: float, mean: np.ndarray, variance: np.ndarray) -> None:
+    """Adds the mean and the variance of a batch with this sum of weights."""
+    self._weight += weight
     self._num_batches += 1
-    share = num_rows / self._num_rows
+    share = weight / self._weight
     difference = mean.astype(np.float64) - self._mean
     self._mean = self._mean + share * difference
     self._variance = (
