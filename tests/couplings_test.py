@@ -66,7 +66,7 @@ def test_options_reach_the_splines():
   parameters = flow.bijectors[0].parameters
   assert (parameters['num_bins'], parameters['bound']) == (3, 2.0)
   assert repr(couplings) == (
-    'SplineCouplings(batch_norm=None, permutation_seed=None, num_bins=3, '
+    'SplineCouplings(batch_norm=None, permutation_seed=0, num_bins=3, '
     'bound=2.0)'
   )
 

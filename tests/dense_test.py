@@ -18,7 +18,9 @@ def _network(in_channels=2, out_channels=2, spec=None, **options):
 
 
 def test_dense_network_by_hand():
-  net = _network(1, 1, {'dtype': tf.float64}, hidden_units=(2,))
+  net = _network(
+    1, 1, {'dtype': tf.float64}, hidden_units=(2,), activation='relu'
+  )
   net.kernels[0].assign([[1.0, -1.0]])
   net.kernels[1].assign([[3.0, 0.5], [5.0, 0.0]])
   net.biases[1].assign([1.0, 0.0])

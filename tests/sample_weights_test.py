@@ -65,7 +65,7 @@ _MODELS = {
   'images': _images,
   'recomputed': lambda: _images(recompute=True),
 }
-_SLOW = ('images', 'recomputed')
+_SLOW = ('lagged', 'images', 'recomputed')
 
 
 def _marked(*names):

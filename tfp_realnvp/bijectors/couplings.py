@@ -87,11 +87,13 @@ class SplineCouplings(Couplings):
   """Builds couplings of monotonic splines for vectors, see `SplineCoupling`.
 
   Attributes:
+    permutation_seed: See `Couplings`; 0 by default.
     num_bins: Number of bins of each spline.
     bound: The splines change values between `-bound` and `bound`, so data
       should be standardized.
   """
 
+  permutation_seed: int | None = 0
   num_bins: int = 8
   bound: float = 5.0
 

@@ -132,30 +132,13 @@ class DensityEstimator(distribution_model.DistributionModel):
     """Keras hook: a step that raises after too many skipped ones in a row."""
     before = self.train_function
     super().make_train_function(force)
-    if self.train_function is before:
-      return
-    train_function = self.train_function
-    # To read the counter at every step would take as long as a small flow.
-    steps_until_check = 0
-
-    def checked(iterator: Any) -> dict[str, tf.Tensor]:
-      nonlocal steps_until_check
-      logs = train_function(iterator)
-      steps_until_check -= self.steps_per_execution
-      if steps_until_check > 0:
-        return logs
-      in_a_row = int(self._state.skipped_in_a_row.numpy())
-      steps_until_check = self._max_skipped_in_a_row - in_a_row
-      if steps_until_check <= 0:
-        self._state.skipped_in_a_row.assign(0)
-        raise FloatingPointError(
-          non_finite.skipped_message(
-            self.step.numpy(), self._max_skipped_in_a_row, self._num_levels
-          )
-        )
-      return logs
-
-    self.train_function = checked
+    if self.train_function is not before:
+      self.train_function = non_finite.raise_after_skipped(
+        self.train_function,
+        self,
+        self._max_skipped_in_a_row,
+        self._num_levels,
+      )
 
   def save_own_variables(self, store: Any) -> None:
     """Keras hook: writes the distribution's variables, and `step`."""

@@ -1,5 +1,6 @@
 """Training steps that are not finite: how to detect and undo them."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import math
 from typing import Any
@@ -9,7 +10,12 @@ import tensorflow as tf
 
 from tfp_realnvp.training import distribution_model
 
-__all__ = ['apply_or_undo', 'is_finite', 'skipped_message']
+__all__ = [
+  'apply_or_undo',
+  'is_finite',
+  'raise_after_skipped',
+  'skipped_message',
+]
 
 
 def is_finite(loss: tf.Tensor, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -74,6 +80,43 @@ def apply_or_undo(
   # `merge_call` is not allowed inside `tf.cond`, so merge first and branch in
   # the cross-replica context.
   replica.merge_call(update, args=(is_applied, gradients, before))
+
+
+def raise_after_skipped(
+  train_function: Callable,
+  model: keras.Model,
+  max_skipped: int,
+  num_levels: int | None,
+) -> Callable:
+  """Wraps a train function so that too many skipped steps in a row raise.
+
+  The counter of skipped steps is only read when it can have reached the limit,
+  because reading it takes as long as a step of a small flow.
+
+  Args:
+    train_function: Function from an iterator to logs.
+    model: `DensityEstimator`.
+    max_skipped: How many steps in a row may be skipped.
+    num_levels: See `DensityEstimator`.
+  """
+  steps_until_check = 0
+
+  def checked(iterator: Any) -> dict[str, tf.Tensor]:
+    nonlocal steps_until_check
+    logs = train_function(iterator)
+    steps_until_check -= model.steps_per_execution
+    if steps_until_check > 0:
+      return logs
+    in_a_row = model.state.skipped_in_a_row
+    steps_until_check = max_skipped - int(in_a_row.numpy())
+    if steps_until_check <= 0:
+      in_a_row.assign(0)
+      raise FloatingPointError(
+        skipped_message(model.step.numpy(), max_skipped, num_levels)
+      )
+    return logs
+
+  return checked
 
 
 def skipped_message(step: int, skipped: int, num_levels: int | None) -> str:
