@@ -291,6 +291,8 @@ def main(argv: list[str]) -> None:
   table = load_table()
   names = ', '.join(map(repr, table.columns))
   print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
+  if table.shape[1] < 2:
+    raise SystemExit(f'There must be at least two columns, got {names}.')
   other = load_other(list(table.columns))
   parts = split(table.to_numpy(), FLAGS.seed)
   tables.check_columns(parts[0], table.columns)

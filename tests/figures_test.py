@@ -36,3 +36,40 @@ def test_lines_of_the_grid_are_bent_by_the_flow():
   np.testing.assert_allclose(
     points(samples), flow.forward(points(prior)), rtol=1e-9
   )
+
+
+def test_corner_shows_samples_below_and_the_reference_above():
+  rng = np.random.default_rng(0)
+  samples = rng.normal(size=[500, 3]) + [0, 10, 20]
+  picture = figures.corner(samples, ['a', 'b', 'c'], samples + [0, 1, 0])
+  panels = np.reshape(picture.axes, [3, 3])
+  assert panels[2, 1].get_xlabel() == 'b'
+  assert panels[2, 0].get_ylabel() == 'c'
+
+  def peak(axes):
+    (mesh,) = axes.collections
+    x, y = mesh.get_coordinates()[:-1, :-1].reshape(-1, 2).T
+    weights = np.ravel(np.nan_to_num(np.ma.filled(mesh.get_array(), 0)))
+    return np.average(x, weights=weights), np.average(y, weights=weights)
+
+  np.testing.assert_allclose(peak(panels[2, 1]), [10, 20], atol=0.3)
+  np.testing.assert_allclose(peak(panels[0, 1]), [11, 0], atol=0.3)
+  assert len(panels[1, 1].patches) == 2
+  panels = np.reshape(figures.corner(samples, 'abc').axes, [3, 3])
+  assert not panels[0, 1].axison
+  assert len(panels[1, 1].patches) == 1
+  assert len(figures.corner(samples[:, :1], 'a').axes) == 1
+
+
+def test_rank_histograms_have_the_counts_and_the_band():
+  ranks = np.array([[0, 9], [0, 5], [3, 4], [9, 9]])
+  picture = figures.rank_histograms(ranks, 9, ['a', 'b'], num_bins=5)
+  heights = lambda axes: [bar.get_height() for bar in axes.containers[0]]
+  assert heights(picture.axes[0]) == [2, 1, 0, 0, 1]
+  assert heights(picture.axes[1]) == [0, 0, 2, 0, 2]
+  (first, *_, last) = picture.axes[0].containers[0]
+  assert first.get_x() <= 0 <= 1 <= first.get_x() + first.get_width()
+  assert last.get_x() <= 8 <= 9 <= last.get_x() + last.get_width()
+  band = next(p for p in picture.axes[0].patches if p.get_width() == 1)
+  # Of 4 ranks, 4 are in a bin with probability 1 / 625, 3 with 16 / 625.
+  assert (band.get_y(), band.get_height()) == (0, 3)

@@ -19,6 +19,7 @@ import pandas as pd
 __all__ = [
   'SEPARATORS',
   'check_columns',
+  'check_numbers',
   'drop',
   'integer_columns',
   'read_table',
@@ -79,34 +80,7 @@ def read_table(
         f'missing: {_quoted(lacking)}. Other columns: {_quoted(others)}.'
       )
     frame = frame[list(columns)]
-  texts = _text_columns(frame)
-  if texts:
-    column = frame[texts[0]]
-    numbers = pd.to_numeric(column.astype(str), errors='coerce')
-    line = (numbers.isna() & column.notna()).idxmax()
-    raise SystemExit(
-      f'{source} has text in columns {_quoted(texts)}: line {line}, column '
-      f'{texts[0]!r} is {str(column[line])!r}. {_drop_advice(texts)}'
-    )
-  frame = frame.astype(np.float64)
-  missing = ~np.isfinite(frame)
-  has_missing = missing.any(axis=1)
-  if has_missing.any() and not drop_missing:
-    line = has_missing.idxmax()
-    raise SystemExit(
-      f'{source}: line {line}, column {missing.loc[line].idxmax()!r} is '
-      f'missing or infinite. {has_missing.sum()} of {len(frame)} rows have '
-      f'such values, in columns {_quoted(frame.columns[missing.any()])}. Leave '
-      'these rows out with --drop_missing, or columns with --drop_columns.'
-    )
-  if has_missing.any():
-    logging.warning(
-      'Dropped %d of %d rows of %s, which have missing or infinite values.',
-      has_missing.sum(),
-      len(frame),
-      source,
-    )
-  return frame[~has_missing]
+  return check_numbers(frame, source, drop_missing)
 
 
 def drop(
@@ -129,6 +103,50 @@ def drop(
       f'are {_quoted(frame.columns)}.'
     )
   return frame.drop(columns=list(names))
+
+
+def check_numbers(
+  frame: pd.DataFrame, source: str, drop_missing: bool
+) -> pd.DataFrame:
+  """Returns a table as finite float64 numbers.
+
+  Args:
+    frame: Table. Its index has a name, such as 'line'.
+    source: Where the table comes from, for errors.
+    drop_missing: See `read_table`.
+
+  Raises:
+    SystemExit: If there is text, or a value is missing or infinite.
+  """
+  where = frame.index.name
+  texts = _text_columns(frame)
+  if texts:
+    column = frame[texts[0]]
+    numbers = pd.to_numeric(column.astype(str), errors='coerce')
+    line = (numbers.isna() & column.notna()).idxmax()
+    raise SystemExit(
+      f'{source} has text in columns {_quoted(texts)}: {where} {line}, column '
+      f'{texts[0]!r} is {str(column[line])!r}. {_drop_advice(texts)}'
+    )
+  frame = frame.astype(np.float64)
+  missing = ~np.isfinite(frame)
+  has_missing = missing.any(axis=1)
+  if has_missing.any() and not drop_missing:
+    line = has_missing.idxmax()
+    raise SystemExit(
+      f'{source}: {where} {line}, column {missing.loc[line].idxmax()!r} is '
+      f'missing or infinite. {has_missing.sum()} of {len(frame)} rows have '
+      f'such values, in columns {_quoted(frame.columns[missing.any()])}. Leave '
+      'these rows out with --drop_missing, or columns with --drop_columns.'
+    )
+  if has_missing.any():
+    logging.warning(
+      'Dropped %d of %d rows of %s, which have missing or infinite values.',
+      has_missing.sum(),
+      len(frame),
+      source,
+    )
+  return frame[~has_missing]
 
 
 def _read(path: str, source: str, separator: str | None) -> pd.DataFrame:
@@ -197,49 +215,53 @@ def _read_text(path: str, source: str) -> str:
   return text.removeprefix('#')  # `numpy.savetxt` writes it before a header.
 
 
-def check_columns(rows: np.ndarray, names: Sequence[str]) -> None:
-  """Checks that the columns have a density.
+def check_columns(
+  rows: np.ndarray, names: Sequence[str], independent: bool = True
+) -> None:
+  """Checks that columns vary and, unless they are conditions, have a density.
 
   Args:
     rows: float `[N, D]`.
     names: Names of the columns.
+    independent: Whether linear functions of other columns are an error.
 
   Raises:
-    SystemExit: If there are too few rows or columns, or columns are constant or
-      linear functions of others, up to a relative error of 3e-5. The message
-      names them.
+    SystemExit: If there are too few rows, or columns are constant or linear
+      functions of others, up to a relative error of 3e-5. The message names
+      them.
   """
-  if rows.shape[1] < 2 or len(rows) < max(6, rows.shape[1] + 1):
-    raise SystemExit(
-      'There must be at least two columns, and at least 6 training rows and '
-      f'more rows than columns; got {len(rows)} training rows of '
-      f'{rows.shape[1]} columns.'
-    )
   constant = [n for n, span in zip(names, np.ptp(rows, axis=0)) if span == 0]
   if constant:
     raise SystemExit(
-      f'Columns without a density, because they are constant: '
-      f'{_quoted(constant)}. {_drop_advice(constant)}'
+      f'Columns that are constant: {_quoted(constant)}. '
+      f'{_drop_advice(constant)}'
+    )
+  if not independent:
+    return
+  if len(rows) < max(6, rows.shape[1] + 1):
+    raise SystemExit(
+      'There must be at least 6 training rows, and more rows than columns; got '
+      f'{len(rows)} training rows of {rows.shape[1]} columns.'
     )
   standardized = (rows - rows.mean(0)) / rows.std(0)
   # The columns of R have the same inner products as those of the rows.
   r = np.linalg.qr(standardized / np.sqrt(len(rows)), mode='r')
-  independent, dependent = [], {}
+  basis, dependent = [], {}
   for i, name in enumerate(names):
-    weights = np.linalg.lstsq(r[:, independent], r[:, i])[0]
-    if np.linalg.norm(r[:, i] - r[:, independent] @ weights) < 3e-5:
+    weights = np.linalg.lstsq(r[:, basis], r[:, i])[0]
+    if np.linalg.norm(r[:, i] - r[:, basis] @ weights) < 3e-5:
       dependent[name] = [
-        names[j] for j, w in zip(independent, weights) if abs(w) > 1e-4
+        names[j] for j, w in zip(basis, weights) if abs(w) > 1e-4
       ]
     else:
-      independent.append(i)
+      basis.append(i)
   if dependent:
     functions = '; '.join(
       f'{name!r} of {_quoted(others)}' for name, others in dependent.items()
     )
     raise SystemExit(
-      'Columns without a density, because they are linear functions of others: '
-      f'{functions}. {_drop_advice(dependent)}'
+      f'Columns that are linear functions of others: {functions}. They have no '
+      f'density. {_drop_advice(dependent)}'
     )
 
 
