@@ -85,7 +85,7 @@ def define_flags() -> None:
     ('num_samples', 10_000, 'Number of samples given --observation.'),
     ('max_epochs', 1000, 'Largest number of epochs.'),
   ):
-    lower_bound = 10 if name == 'num_simulations' else 1
+    lower_bound = 1 if name == 'max_epochs' else 10
     flags.DEFINE_integer(name, default, help_text, lower_bound)
   flags.DEFINE_integer('seed', 0, 'Seed of simulations, weights and samples.')
 
@@ -114,7 +114,9 @@ def load_simulations() -> tuple[pd.DataFrame, pd.DataFrame]:
     )
   tables.check_columns(theta.to_numpy(), theta.columns)
   tables.check_columns(x.to_numpy(), x.columns, independent=False)
-  return theta, x
+  # The file may be sorted, and its first rows become the validation set.
+  order = np.random.default_rng(FLAGS.seed).permutation(len(theta))
+  return theta.iloc[order], x.iloc[order]
 
 
 def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
@@ -126,8 +128,8 @@ def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
       they may be in another order.
 
   Raises:
-    SystemExit: If the number of columns differs, or an observation has several
-      rows.
+    SystemExit: If the number of columns differs, an observation has several
+      rows, or a reference has few rows or a constant column.
   """
   path = FLAGS[flag].value
   if path is None:
@@ -143,7 +145,13 @@ def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
       f'{like.shape[1]} columns ({", ".join(like.columns)}), got {len(frame)} '
       f'rows and {frame.shape[1]} columns.'
     )
-  return frame.to_numpy()
+  rows = frame.to_numpy()
+  if flag == 'reference' and (len(rows) < 10 or not np.all(np.ptp(rows, 0))):
+    raise SystemExit(
+      f'--reference={path} must have at least 10 rows and no column that is '
+      f'constant; got {len(rows)} rows.'
+    )
+  return rows
 
 
 def build_flow(

@@ -85,6 +85,18 @@ def test_wrong_simulations_are_named(
     infer_parameters.load_simulations()
 
 
+def test_files_may_be_sorted(monkeypatch, tmp_path):
+  path = tmp_path / 'table.csv'
+  rows = ''.join(f'{i},{10 * i}\n' for i in range(50))
+  path.write_text('theta,x\n' + rows)
+  _set_flags(monkeypatch, simulations=str(path))
+  theta, x = infer_parameters.load_simulations()
+  theta, x = theta.to_numpy(), x.to_numpy()
+  np.testing.assert_array_equal(np.sort(theta[:, 0]), np.arange(50))
+  np.testing.assert_array_equal(x, 10 * theta)
+  assert np.ptp(theta[:5]) > 10
+
+
 def test_observations_have_the_columns_of_the_data(monkeypatch, tmp_path):
   data = pd.DataFrame([[1.0, 2.0]], columns=['a', 'b'])
   path = tmp_path / 'observation.csv'
@@ -98,7 +110,13 @@ def test_observations_have_the_columns_of_the_data(monkeypatch, tmp_path):
   np.testing.assert_array_equal(load('1,2\n'), [[1, 2]])
   np.testing.assert_array_equal(load('data_1,data_2\n1,2\n'), [[1, 2]])
   np.testing.assert_array_equal(load('b,a\n1,2\n'), [[2, 1]])
-  np.testing.assert_array_equal(load('1,2\n3,4', 'reference'), [[1, 2], [3, 4]])
+  reference = ''.join(f'{i},{-i}\n' for i in range(10))
+  np.testing.assert_array_equal(
+    load(reference, 'reference'), [[i, -i] for i in range(10)]
+  )
+  for text in ('1,2\n3,4\n', 5 * '1,2\n1,3\n'):
+    with pytest.raises(SystemExit, match='at least 10 rows and no column that'):
+      load(text, 'reference')
   for text in ('1,2\n3,4\n', '1,2,3\n'):
     with pytest.raises(
       SystemExit, match=r'one row and 2 columns \(a, b\), got'

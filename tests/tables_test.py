@@ -81,6 +81,10 @@ def test_columns_and_rows_are_left_out(tmp_path, caplog):
   np.testing.assert_array_equal(frame, [[1, 2], [5, 6]])
   assert [*frame.index] == [2, 4]
   assert 'Dropped 3 of 5 rows' in caplog.text
+  with pytest.raises(SystemExit, match='no row without missing values'):
+    _read(tmp_path / 'table.csv', 'a,b\n1,\n', drop_missing=True)
+  with pytest.raises(SystemExit, match='no columns are left'):
+    _read(tmp_path / 'table.csv', 'a,b\n1,2\n', drop_columns=['a', 'b'])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def test_columns_and_rows_are_left_out(tmp_path, caplog):
     (None, 'cannot be read'),
     (b'', 'is empty'),
     (b' \n\n', 'is empty'),
+    (b'a,b\n', 'has no rows, or no columns are left'),
     (b'\x89PNG\r\n\xff\xfe', 'not a text file in UTF-8'),
     (b'a,b\n1\0,2\n', 'not a text file'),
     (b'a,b\n1,2\n1,2,3\n', 'Expected 2 fields in line 3, saw 3'),

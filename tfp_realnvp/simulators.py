@@ -144,7 +144,7 @@ def read_simulations(
 def _read_npz(path: str, source: str) -> pd.DataFrame:
   """Returns the arrays of an .npz file side by side."""
   try:
-    with np.load(path) as arrays:
+    with open(path, 'rb') as file, np.load(file) as arrays:
       theta, x = arrays['theta'], arrays['x']
   except (
     AttributeError,  # The file has one array, .npy.

@@ -116,8 +116,11 @@ def check_numbers(
     drop_missing: See `read_table`.
 
   Raises:
-    SystemExit: If there is text, or a value is missing or infinite.
+    SystemExit: If there is text, a value is missing or infinite, or no row is
+      left.
   """
+  if frame.empty:
+    raise SystemExit(f'{source} has no rows, or no columns are left.')
   where = frame.index.name
   texts = _text_columns(frame)
   if texts:
@@ -146,6 +149,8 @@ def check_numbers(
       len(frame),
       source,
     )
+  if has_missing.all():
+    raise SystemExit(f'{source} has no row without missing values.')
   return frame[~has_missing]
 
 
