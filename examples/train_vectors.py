@@ -6,27 +6,38 @@ r"""Estimates densities of vectors: two moons, tables, or your own CSV file.
     python examples/train_vectors.py --dataset=csv --csv=table.csv \
       --model_dir=runs/table
 
+The table may have a header or not; its separator is a comma, a semicolon, a tab
+or whitespace. Missing values, text, and columns that are constant or functions
+of others are errors that name the columns and the flag that leaves them out.
+
 Holds out a fifth of the rows for testing and a fifth for validation. Keeps the
 weights with the best validation log-likelihood and prints the test
 log-likelihood in nats, beside those of a Gaussian and of a Gaussian mixture
 whose number of components is chosen on the validation rows. Writes the weights
 to --model_dir, and for vectors of two elements mapping.png, which shows data,
 latents and a grid in both spaces (figure 1).
+
+With --score=other.csv it also writes scores.csv: for each row of that table the
+number of its line, its log-likelihood in nats, and the percentage of the test
+rows that are not more likely. Anomalies have a low percentage.
 """
 
 import pathlib
 
 from absl import app
 from absl import flags
+from absl import logging
 import keras
-from matplotlib import figure
 import numpy as np
+import pandas as pd
 from sklearn import datasets
-from sklearn import mixture
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp
+from tfp_realnvp import diagnostics
+from tfp_realnvp import figures
+from tfp_realnvp import tables
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -68,7 +79,6 @@ _TABLE = {
   'num_steps': 1500,
 }
 _NUM_VALIDATIONS = 20
-_NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 def define_flags() -> None:
@@ -80,10 +90,26 @@ def define_flags() -> None:
     'Data set to train on: two moons, a table of scikit-learn, or --csv.',
     required=True,
   )
-  flags.DEFINE_string(
-    'csv',
+  flags.DEFINE_string('csv', None, 'Path of a table of numbers.')
+  flags.DEFINE_enum(
+    'separator',
     None,
-    'Path of a comma-separated table of numbers with a header line.',
+    [*tables.SEPARATORS],
+    'What separates the fields of --csv and --score (default: detected).',
+  )
+  flags.DEFINE_list('drop_columns', [], 'Names of columns to leave out.')
+  flags.DEFINE_boolean(
+    'drop_missing',
+    False,
+    'Whether to leave out rows with missing or infinite values.',
+  )
+  flags.DEFINE_boolean(
+    'dequantize',
+    False,
+    'Whether to add uniform noise on [0, 1) to columns of integers.',
+  )
+  flags.DEFINE_string(
+    'score', None, 'Path of a table with the same columns to score.'
   )
   flags.DEFINE_string(
     'model_dir', None, 'Directory to write the results to.', required=True
@@ -113,39 +139,41 @@ def define_flags() -> None:
   )
 
 
-def load_rows(
-  dataset: str, csv: str | None = None, seed: int = 0
-) -> np.ndarray:
-  """Returns the rows of a data set, float `[N, D]`.
-
-  Args:
-    dataset: Value of --dataset.
-    csv: Path of the table if `dataset` is 'csv'.
-    seed: Seed of the two moons.
+def load_table() -> pd.DataFrame:
+  """Returns the data set that the flags describe: float `[N, D]`, with names.
 
   Raises:
-    SystemExit: If the table cannot be read, or a value is not a finite number.
+    SystemExit: If the table cannot be read, or flags contradict each other.
   """
-  if dataset == 'moons':
-    return datasets.make_moons(50_000, noise=0.07, random_state=seed)[0]
-  if dataset != 'csv':
-    return _TABLES[dataset]().data
-  try:
-    rows = np.genfromtxt(csv, delimiter=',', skip_header=1, ndmin=2)
-  except (OSError, TypeError, ValueError) as error:
-    raise SystemExit(f'--csv={csv} cannot be read: {error}') from error
-  if len(rows) < 10 or rows.shape[1] < 2:
+  if (FLAGS.dataset == 'csv') != (FLAGS.csv is not None):
     raise SystemExit(
-      f'--csv={csv} must have at least 10 rows and 2 columns, got shape '
-      f'{rows.shape}.'
+      '--dataset=csv and the path --csv must be given together, got '
+      f'--dataset={FLAGS.dataset} and --csv={FLAGS.csv}.'
     )
-  bad = np.argwhere(~np.isfinite(rows))
-  if len(bad):
-    line, column = bad[0] + (2, 1)
-    raise SystemExit(
-      f'--csv={csv}: line {line}, column {column} is not a finite number.'
+  if FLAGS.csv is not None:
+    return tables.read_table(
+      FLAGS.csv, 'csv', FLAGS.separator, FLAGS.drop_columns, FLAGS.drop_missing
     )
-  return rows
+  if FLAGS.dataset == 'moons':
+    rows, _ = datasets.make_moons(50_000, noise=0.07, random_state=FLAGS.seed)
+    table = pd.DataFrame(rows, columns=['x1', 'x2'])
+  else:
+    table = _TABLES[FLAGS.dataset](as_frame=True).data
+  return tables.drop(table, FLAGS.drop_columns, f'--dataset={FLAGS.dataset}')
+
+
+def load_other(columns: list[str]) -> pd.DataFrame:
+  """Returns the rows of --score, none without it, with the same columns."""
+  if FLAGS.score is None:
+    return pd.DataFrame(columns=columns, dtype=np.float64)
+  return tables.read_table(
+    FLAGS.score,
+    'score',
+    FLAGS.separator,
+    FLAGS.drop_columns,
+    FLAGS.drop_missing,
+    columns,
+  )
 
 
 def split(
@@ -160,19 +188,10 @@ def split(
 def whitening(rows: np.ndarray) -> tfb.Bijector:
   """Returns the affine bijector from whitened rows to rows.
 
-  Whitened rows have mean zero and identity covariance. Exits the program if the
-  covariance of the rows is singular.
+  Whitened rows have mean zero and identity covariance.
   """
   mean, scale = rows.mean(0), rows.std(0)
-  if not np.all(scale > 0):
-    raise SystemExit(
-      f'Column {np.argmin(scale) + 1} is constant, so there is no density.'
-    )
   correlation = np.cov(((rows - mean) / scale).T, bias=True)
-  if np.linalg.eigvalsh(correlation)[0] < 1e-9:
-    raise SystemExit(
-      'Some columns are linear functions of others, so there is no density.'
-    )
   factor = scale[:, np.newaxis] * np.linalg.cholesky(correlation)
   return tfb.Chain([tfb.Shift(mean), tfb.ScaleMatvecTriL(factor)])
 
@@ -249,75 +268,17 @@ def fit(
   return model
 
 
-def gaussian_mixtures(
-  whiten: tfb.Bijector,
-  train: np.ndarray,
-  validation: np.ndarray,
-  test: np.ndarray,
-  seed: int,
-) -> tuple[float, float, int]:
-  """Fits Gaussian mixtures to whitened rows, for numerical accuracy.
-
-  Returns:
-    gaussian: Mean log-likelihood of the test rows under one Gaussian, in nats.
-    best: The same under the mixture that is best on the validation rows.
-    num_components: Number of components of that mixture.
-  """
-  log_det = whiten.forward_log_det_jacobian(train[:1], event_ndims=1)
-  whitened = [whiten.inverse(x).numpy() for x in (train, validation, test)]
-  scores = {}
-  for count in _NUM_COMPONENTS:
-    if count * train.shape[1] > len(train):
-      break
-    fitted = mixture.GaussianMixture(
-      count, reg_covar=1e-6, n_init=3, random_state=seed
-    )
-    fitted.fit(whitened[0])
-    scores[count] = [fitted.score(x) - float(log_det) for x in whitened[1:]]
-  best = max(scores, key=lambda count: scores[count][0])
-  return scores[1][1], scores[best][1], best
-
-
-def draw_mapping(
-  distribution: tfd.Distribution, rows: np.ndarray, num_lines: int = 13
-) -> figure.Figure:
-  """Draws figure 1 of the paper: data, latents and a grid in both spaces.
-
-  Args:
-    distribution: `tfd.TransformedDistribution` of vectors of two elements.
-    rows: Data, `[N, 2]`.
-    num_lines: Number of grid lines in each direction.
-
-  Returns:
-    A Matplotlib figure. The upper row shows data `x` and latents `f(x)`, the
-    lower row samples `g(z)` and their latents `z`. The grid is straight in the
-    latent space.
-  """
-  flow, prior = distribution.bijector, distribution.distribution
-  along = np.linspace(-3, 3, 300)
-  lines = [
-    np.stack([along, np.full_like(along, tick)], axis=-1)
-    for tick in np.linspace(-3, 3, num_lines)
-  ]
-  lines = np.stack(lines + [line[:, ::-1] for line in lines])
-  curves = flow.forward(lines).numpy()
-  z = prior.sample(len(rows), seed=[0, 0])
-  data_space = (curves, rows.min(0), rows.max(0))
-  latent_space = (lines, lines.min((0, 1)), lines.max((0, 1)))
-  picture = figure.Figure(figsize=(8, 8), layout='constrained')
-  for axes, points, (grid, low, high), title in zip(
-    picture.subplots(2, 2).flat,
-    (rows, flow.inverse(rows), flow.forward(z), z),
-    (data_space, latent_space, data_space, latent_space),
-    ('data $x$', '$z = f(x)$', '$x = g(z)$', 'prior $z$'),
-  ):
-    axes.scatter(*np.transpose(points), s=2)
-    axes.plot(*grid.T, color='0.5', linewidth=0.6)
-    margin = (high - low) / 10
-    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
-    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    axes.set_title(title)
-  return picture
+def score(
+  model: tfp_realnvp.DensityEstimator, test: np.ndarray, other: pd.DataFrame
+) -> pd.DataFrame:
+  """Returns log-likelihoods, and their percentiles among the test rows."""
+  ranked = np.sort(model.predict(test, batch_size=1024, verbose=0))
+  log_prob = model.predict(other.to_numpy(), batch_size=1024, verbose=0)
+  below = np.searchsorted(ranked, log_prob, side='right')
+  return pd.DataFrame(
+    {'log_likelihood': log_prob, 'percentile': 100 * below / len(test)},
+    index=other.index,
+  )
 
 
 def main(argv: list[str]) -> None:
@@ -327,8 +288,27 @@ def main(argv: list[str]) -> None:
     if FLAGS[name].value is None:
       FLAGS[name].value = value
   keras.utils.set_random_seed(FLAGS.seed)
-  rows = load_rows(FLAGS.dataset, FLAGS.csv, FLAGS.seed)
-  train, validation, test = split(rows, FLAGS.seed)
+  table = load_table()
+  names = ', '.join(map(repr, table.columns))
+  print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
+  if table.shape[1] < 2:
+    raise SystemExit(f'There must be at least two columns, got {names}.')
+  other = load_other(list(table.columns))
+  parts = split(table.to_numpy(), FLAGS.seed)
+  tables.check_columns(parts[0], table.columns)
+  is_integer = tables.integer_columns(table.to_numpy())
+  if FLAGS.dequantize:
+    rng = np.random.default_rng(FLAGS.seed)
+    parts = [x + is_integer * rng.uniform(size=x.shape) for x in parts]
+    other = other + is_integer * rng.uniform(size=other.shape)
+  elif is_integer.any():
+    logging.warning(
+      'Columns %s have integers only. Densities can grow without bound there, '
+      'so log-likelihoods say little. Use --dequantize to add uniform noise on '
+      '[0, 1), or leave these columns out with --drop_columns.',
+      ', '.join(map(repr, table.columns[is_integer])),
+    )
+  train, validation, test = parts
   whiten = whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
   try:
@@ -340,14 +320,18 @@ def main(argv: list[str]) -> None:
   distribution = build_distribution(whiten)
   model = fit(distribution, whiten, train, validation)
   model.save_weights(model_dir / 'model.weights.h5')
-  if rows.shape[1] == 2:
-    draw_mapping(distribution, test[:2000]).savefig(model_dir / 'mapping.png')
+  if table.shape[1] == 2:
+    figures.mapping(distribution, test[:2000]).savefig(
+      model_dir / 'mapping.png'
+    )
+  if FLAGS.score is not None:
+    score(model, test, other).to_csv(model_dir / 'scores.csv')
   log_prob = tf.function(distribution.log_prob)(test).numpy()
-  gaussian, best, count = gaussian_mixtures(
+  gaussian, best, count = diagnostics.gaussian_mixtures(
     whiten, train, validation, test, FLAGS.seed
   )
   print(
-    f'Mean log-likelihood of {len(test)} held-out rows of {rows.shape[1]} '
+    f'Mean log-likelihood of {len(test)} held-out rows of {table.shape[1]} '
     f'columns, in nats: Real NVP {log_prob.mean():.3f} '
     f'(standard error {log_prob.std() / len(test) ** 0.5:.3f}), '
     f'Gaussian {gaussian:.3f}, mixture of {count} Gaussians {best:.3f}.'
