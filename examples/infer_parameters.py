@@ -50,6 +50,10 @@ tfd = tfp.distributions
 
 FLAGS = flags.FLAGS
 
+_COUPLINGS = {
+  'affine': tfp_realnvp.AffineCouplings(),
+  'spline': tfp_realnvp.SplineCouplings(),
+}
 _BATCH_SIZE = 256
 _PATIENCE = 20  # Epochs without a better validation loss.
 _NUM_RANKED = 300  # Simulations of which parameters are ranked,
@@ -71,6 +75,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_string(
     'model_dir', None, 'Directory to write the results to.', required=True
+  )
+  flags.DEFINE_enum(
+    'couplings', 'spline', [*_COUPLINGS], 'Kind of couplings of the flow.'
   )
   flags.DEFINE_list(
     'drop_columns', [], 'Names of columns of --simulations to leave out.'
@@ -155,7 +162,7 @@ def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
 
 
 def build_flow(
-  size: int, condition_size: int, seed: int
+  size: int, condition_size: int, couplings: str, seed: int
 ) -> tfp_realnvp.RealNVPChain:
   """Builds the flow of standardized parameters given standardized data."""
   return tfp_realnvp.RealNVPChain(
@@ -163,18 +170,22 @@ def build_flow(
     num_couplings=8,
     condition_size=condition_size,
     networks=tfp_realnvp.DenseNetworks(seed=seed),
+    couplings=_COUPLINGS[couplings],
   )
 
 
 class Posterior:
   """A conditional flow, with the standardization of parameters and data."""
 
-  def __init__(self, theta: np.ndarray, x: np.ndarray, seed: int):
+  def __init__(
+    self, theta: np.ndarray, x: np.ndarray, couplings: str, seed: int
+  ):
     """Initializes Posterior.
 
     Args:
       theta: Parameters, `[N, D]`, whose means and standard deviations are used.
       x: Data, `[N, K]`.
+      couplings: Value of --couplings.
       seed: Seed of the weights and of the samples.
     """
     size = theta.shape[1]
@@ -183,7 +194,7 @@ class Posterior:
     self._seed = seed
     self.distribution = tfd.TransformedDistribution(
       tfd.MultivariateNormalDiag(tf.zeros([size])),
-      build_flow(size, x.shape[1], seed),
+      build_flow(size, x.shape[1], couplings, seed),
     )
 
   def standardize(
@@ -261,7 +272,7 @@ def main(argv: list[str]) -> None:
     raise SystemExit(
       f'--model_dir={model_dir} cannot be written: {error}'
     ) from error
-  posterior = Posterior(theta, x, FLAGS.seed)
+  posterior = Posterior(theta, x, FLAGS.couplings, FLAGS.seed)
   model, results = fit(posterior, theta, x)
   model.save_weights(model_dir / 'model.weights.h5')
   count = min(_NUM_RANKED, len(theta) // 10)

@@ -13,7 +13,7 @@ from tests import program_testing
 
 
 def _posterior(theta, x):
-  posterior = infer_parameters.Posterior(theta, x, seed=0)
+  posterior = infer_parameters.Posterior(theta, x, 'affine', seed=0)
   flow_testing.randomize(posterior.distribution.bijector)
   return posterior
 
