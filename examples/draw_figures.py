@@ -154,7 +154,7 @@ class Artist:
     return self._columns(columns)
 
   def classes(self) -> np.ndarray:
-    classes = np.eye(self._preset.condition_size, dtype=np.float32)
+    classes = np.eye(self._preset.data.condition_size, dtype=np.float32)
     latents = self._prior.sample(8 * len(classes), seed=[self._seed, 3])
     return self._grid(self._decode(latents, classes.repeat(8, axis=0)))
 
@@ -162,8 +162,8 @@ class Artist:
     """Draws `g(f(x; y); y')` for other conditions `y'` (appendix F)."""
     images, condition = self._images[:8], self._conditions(8)
     latents = self._encode(images, condition)
-    if self._preset.condition_feature == 'label':
-      others = np.eye(self._preset.condition_size, dtype=np.float32)
+    if self._preset.data.condition_feature == 'label':
+      others = np.eye(self._preset.data.condition_size, dtype=np.float32)
       others = [other[np.newaxis].repeat(8, axis=0) for other in others]
     else:
       others = [np.roll(condition, 1, axis=0)]
@@ -181,7 +181,7 @@ class Artist:
     """
     log_prob = tf.function(self.distribution.log_prob)
     pixels = tf.constant(self._images, tf.float32) + 0.5
-    classes = np.eye(self._preset.condition_size, dtype=np.float32)
+    classes = np.eye(self._preset.data.condition_size, dtype=np.float32)
     log_probs = np.stack(
       [
         log_prob(
@@ -279,7 +279,7 @@ def main(argv: list[str]) -> None:
   }
   if conditional:
     figures['attribute_change'] = artist.attribute_change
-    if preset.condition_feature == 'label':
+    if preset.data.condition_feature == 'label':
       figures['classes'] = artist.classes
   folder = model_dir / 'figures'
   for name, draw in figures.items():

@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
       FLAGS.export_dir,
       num_levels=preset.num_levels,
       num_draws=FLAGS.num_draws,
-      condition_size=preset.condition_size if conditional else None,
+      condition_size=preset.data.condition_size if conditional else None,
     )
   except (OSError, ValueError) as error:
     raise SystemExit(f'--export_dir={FLAGS.export_dir}: {error}') from error

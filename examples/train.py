@@ -182,7 +182,7 @@ def architecture() -> dict[str, Any]:
 def set_defaults() -> None:
   """Sets flags that were not given to their default for the data set."""
   preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
-  values = vars(preset) | vars(preset.networks)
+  values = vars(preset) | vars(preset.training) | vars(preset.networks)
   values['lagged_batch_norm'] = preset.batch_norm.lagged
   values |= _DIGITS if FLAGS.dataset == 'digits' else _LENGTH
   for name, value in values.items():

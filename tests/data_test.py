@@ -1,7 +1,5 @@
 """Tests how images are prepared and the order in which they are read."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +7,7 @@ import tensorflow_datasets as tfds
 
 import tfp_realnvp
 from tfp_realnvp.paper import data as image_data
+from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
 
 _SQUARES_2 = tfp_realnvp.Preset(
@@ -18,9 +17,7 @@ _SQUARES_2 = tfp_realnvp.Preset(
 
 def _data(images, **changes):
   """Returns `Data` with an array of images as both splits."""
-  preset = dataclasses.replace(
-    _SQUARES_2, image_shape=images.shape[1:], **changes
-  )
+  preset = experiment.vary(_SQUARES_2, image_shape=images.shape[1:], **changes)
   images = tf.data.Dataset.from_tensor_slices(images)
   return image_data.Data(preset, images, images, lambda image: (image, None))
 
@@ -100,7 +97,7 @@ def _image(height, width):
 
 
 def test_central_crop_by_hand():
-  preset = dataclasses.replace(_SQUARES_2, center_crop=2)
+  preset = experiment.vary(_SQUARES_2, center_crop=2)
   image = image_data.prepare_image(_image(4, 5), preset)
   # Rows 1 and 2, columns 1 and 2 of five.
   np.testing.assert_array_equal(image[..., 0], [[6, 7], [11, 12]])
@@ -110,7 +107,7 @@ def test_central_crop_by_hand():
 
 
 def test_resizing_by_hand():
-  preset = dataclasses.replace(_SQUARES_2, smallest_side=2)
+  preset = experiment.vary(_SQUARES_2, smallest_side=2)
   columns = np.array([0, 70, 140, 210], np.uint8)
   image = np.broadcast_to(columns[:, np.newaxis], [4, 4, 1])
   # Halving uses a triangle that reaches two pixels to each side. At the border
@@ -129,9 +126,7 @@ def test_resizing_by_hand():
 
 
 def test_images_of_the_right_size_are_not_changed_by_resizing():
-  preset = dataclasses.replace(
-    _SQUARES_2, image_shape=(7, 7, 1), smallest_side=7
-  )
+  preset = experiment.vary(_SQUARES_2, image_shape=(7, 7, 1), smallest_side=7)
   image = _image(7, 7)
   np.testing.assert_array_equal(image_data.prepare_image(image, preset), image)
 
@@ -139,7 +134,7 @@ def test_images_of_the_right_size_are_not_changed_by_resizing():
 def test_random_crops_are_at_every_place_and_flips_by_chance():
   image = _image(3, 4)
   seen, flipped = set(), []
-  preset = dataclasses.replace(_SQUARES_2, flip=True)
+  preset = experiment.vary(_SQUARES_2, flip=True)
   for seed in range(200):
     crop = image_data.prepare_image(image, preset, [0, seed]).numpy()[..., 0]
     flipped.append(crop[0, 0] > crop[0, 1])

@@ -1,7 +1,5 @@
 """Tests what the figures show, and runs the programs as a user does."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,7 +18,7 @@ def _artist(conditional, prior='standard', **changes):
   distribution, preset = program_testing.build(
     'digits', conditional=conditional, prior=prior, **_SMALL
   )
-  preset = dataclasses.replace(preset, **changes)
+  preset = experiment.vary(preset, **changes)
   flow_testing.randomize(distribution.bijector)
   data = image_data.load(
     presets.preset('digits'), 'digits', conditional=conditional

@@ -19,6 +19,7 @@ from tfp_realnvp import visualization
 from tfp_realnvp.bijectors import flow_sequence
 from tfp_realnvp.networks import coupling_network
 from tfp_realnvp.networks import moving_statistics
+from tfp_realnvp.paper import presets
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -292,11 +293,11 @@ _VALUE_ERRORS = [
     '`image_shape` must be .*None',
   ),
   (
-    lambda: _preset(condition_size=3),
+    lambda: presets.DataOptions(condition_size=3),
     '`condition_feature` and `condition_size` .* got None and 3',
   ),
   (
-    lambda: _preset(condition_feature='label'),
+    lambda: presets.DataOptions(condition_feature='label'),
     "`condition_feature` and `condition_size` .* got 'label' and None",
   ),
   (
@@ -443,14 +444,16 @@ _ARGUMENTS = [
   (_partial(_moving, 1), 'momentum', _real(0, 0.9)),
   (tfp_realnvp.BatchNormOptions, 'momentum', _real(0, 0.9)),
   (_preset, 'image_shape', _never),
+  (_preset, 'data', _never),
+  (_preset, 'training', _never),
   (_preset, 'num_levels', _int(1)),
   (_preset, 'num_scales', _optional(_int(1))),
-  (_preset, 'batch_size', _int(1)),
-  (_preset, 'center_crop', _optional(_int(1))),
-  (_preset, 'smallest_side', _optional(_int(1))),
-  (_preset, 'learning_rate', _real(0)),
-  (_preset, 'clip_norm', _real(0)),
-  (_preset, 'l2_coefficient', _real(0)),
+  (presets.TrainingOptions, 'batch_size', _int(1)),
+  (presets.DataOptions, 'center_crop', _optional(_int(1))),
+  (presets.DataOptions, 'smallest_side', _optional(_int(1))),
+  (presets.TrainingOptions, 'learning_rate', _real(0)),
+  (presets.TrainingOptions, 'clip_norm', _real(0)),
+  (presets.TrainingOptions, 'l2_coefficient', _real(0)),
   (_PRESET.distribution, 'base', _optional(_never)),
   (visualization.image_grid, 'images', _never),
   (_grid, 'num_columns', _int(1)),
@@ -468,7 +471,7 @@ _VALUES += [np.array([2, 2]), [2], (2,), object(), tf.constant(2)]
 # Arguments that are objects; the errors of the others are a `ValueError`.
 _OBJECTS = ('base', 'batch_norm', 'bijector', 'bijectors', 'logit_transform')
 _OBJECTS += ('couplings', 'networks', 'shift_and_log_scale_fn')
-_OBJECTS += ('spline_params_fn',)
+_OBJECTS += ('data', 'spline_params_fn', 'training')
 # Arguments whose errors show a shape or a dtype instead of the value.
 _ARRAYS = ('mask', 'images', 'left', 'right')
 

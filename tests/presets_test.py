@@ -45,20 +45,22 @@ def test_preset_is_the_papers(name):
     preset.num_scales,
     preset.networks.num_blocks,
     preset.networks.hidden_channels,
-    preset.tfds_name,
+    preset.data.tfds_name,
     preset.image_shape[0],
-    preset.center_crop,
-    preset.smallest_side,
-    preset.flip,
+    preset.data.center_crop,
+    preset.data.smallest_side,
+    preset.data.flip,
     preset.batch_norm.lagged,
     preset.bits_per_dim,
   )
   assert preset.image_shape == (preset.image_shape[0],) * 2 + (3,)
-  assert preset.batch_size == 64
-  assert preset.learning_rate == 1e-3
-  assert preset.l2_coefficient == 5e-5
+  assert preset.training.batch_size == 64
+  assert preset.training.learning_rate == 1e-3
+  assert preset.training.l2_coefficient == 5e-5
   assert preset.num_levels == 256
-  assert preset.test_split == ('test' if name == 'cifar10' else 'validation')
+  assert preset.data.test_split == (
+    'test' if name == 'cifar10' else 'validation'
+  )
 
 
 # A preset with little to compute.

@@ -16,8 +16,10 @@ from tfp_realnvp.networks.coupling_network import NetworkSpec
 from tfp_realnvp.networks.dense import DenseNetworks
 from tfp_realnvp.networks.moving_statistics import BatchNormOptions
 from tfp_realnvp.networks.residual import ResidualNetworks
+from tfp_realnvp.paper.presets import DataOptions
 from tfp_realnvp.paper.presets import Preset
 from tfp_realnvp.paper.presets import preset
+from tfp_realnvp.paper.presets import TrainingOptions
 from tfp_realnvp.pixels import bits_per_dim
 from tfp_realnvp.saved_model import export_saved_model
 from tfp_realnvp.training.checkpoints import Checkpoints
@@ -29,6 +31,7 @@ __all__ = [
   'BatchNormBijector',
   'BatchNormOptions',
   'Checkpoints',
+  'DataOptions',
   'DenseNetworks',
   'DensityEstimator',
   'FactorOut',
@@ -41,6 +44,7 @@ __all__ = [
   'SplineCoupling',
   'SplineCouplings',
   'Squeeze',
+  'TrainingOptions',
   'bits_per_dim',
   'channel_mask',
   'checkerboard_mask',

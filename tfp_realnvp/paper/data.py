@@ -142,7 +142,7 @@ def load(
   Raises:
     SystemExit: If the data cannot be found or read.
   """
-  if conditional and preset.condition_feature is None:
+  if conditional and preset.data.condition_feature is None:
     raise SystemExit(
       f'--conditional: the images of --dataset={name} have no labels.'
     )
@@ -174,16 +174,16 @@ def prepare_image(
   Returns:
     uint8 image of shape `preset.image_shape`.
   """
-  if preset.center_crop is not None:
-    image = _center_crop(image, [preset.center_crop] * 2)
-  if preset.smallest_side is not None:
-    image = _resize(image, preset.smallest_side)
+  if preset.data.center_crop is not None:
+    image = _center_crop(image, [preset.data.center_crop] * 2)
+  if preset.data.smallest_side is not None:
+    image = _resize(image, preset.data.smallest_side)
   if seed is None:
     image = _center_crop(image, preset.image_shape[:2])
   else:
     crop, flip = tf.unstack(tf.random.split(seed))
     image = tf.image.stateless_random_crop(image, preset.image_shape, crop)
-    if preset.flip:
+    if preset.data.flip:
       image = tf.image.stateless_random_flip_left_right(image, flip)
   return tf.ensure_shape(image, preset.image_shape)
 
@@ -230,12 +230,12 @@ def _options() -> tf.data.Options:
 
 def _condition(element: Any, preset: presets.Preset) -> tf.Tensor:
   """Returns the condition of an element: float32 `[K]`."""
-  value = element[preset.condition_feature]
+  value = element[preset.data.condition_feature]
   if isinstance(value, dict):  # Attributes, sorted by name.
     return tf.cast(
       tf.stack([value[name] for name in sorted(value)]), tf.float32
     )
-  return tf.one_hot(value, preset.condition_size)
+  return tf.one_hot(value, preset.data.condition_size)
 
 
 def _load_digits() -> _Loaded:
@@ -259,7 +259,7 @@ def _load_tfds(
 ) -> _Loaded:
   import tensorflow_datasets as tfds  # An optional dependency.
 
-  name = preset.tfds_name
+  name = preset.data.tfds_name
   builder = tfds.builder(name, data_dir=data_dir)
   if not builder.is_prepared():
     advice = (
@@ -274,12 +274,12 @@ def _load_tfds(
       raise SystemExit(f'{advice} Downloading failed: {error}') from error
   features = {'image': True}
   if conditional:
-    features[preset.condition_feature] = True
+    features[preset.data.condition_feature] = True
   decoders = tfds.decode.PartialDecoding(
     features, decoders={'image': tfds.decode.SkipDecoding()}
   )
   train, test = builder.as_dataset(
-    split=['train', preset.test_split], decoders=decoders
+    split=['train', preset.data.test_split], decoders=decoders
   )
   decode = builder.info.features['image'].decode_example
   return train, test, lambda element: decode(element['image'])

@@ -48,30 +48,37 @@ def vary(preset: presets.Preset, **changes: Any) -> presets.Preset:
 
   Args:
     preset: `Preset`.
-    **changes: New values of fields of `Preset` or of its `networks`;
-      `momentum` and `synchronized` of the batch normalization of the flow and
-      of its networks; `lagged_batch_norm`, for the flow only. Values of `None`
-      change nothing.
+    **changes: New values of fields of `Preset` or of its `data`, `training` or
+      `networks`; `momentum` and `synchronized` of the batch normalization of
+      the flow and of its networks; `lagged_batch_norm`, for the flow only.
+      Values of `None` change nothing.
   """
   changes = {name: v for name, v in changes.items() if v is not None}
   lagged = changes.pop('lagged_batch_norm', None)
-  names = {
-    f.name for f in dataclasses.fields(moving_statistics.BatchNormOptions)
+  norm = _pop_fields(changes, moving_statistics.BatchNormOptions)
+  own = _pop_fields(changes, presets.Preset)
+  parts = {
+    'data': _pop_fields(changes, presets.DataOptions),
+    'training': _pop_fields(changes, presets.TrainingOptions),
+    'networks': changes,
   }
-  norm = {name: changes.pop(name) for name in names & set(changes)}
-  own = {field.name for field in dataclasses.fields(presets.Preset)}
-  networks = {name: changes.pop(name) for name in set(changes) - own}
   if norm:
-    networks['batch_norm'] = dataclasses.replace(
+    changes['batch_norm'] = dataclasses.replace(
       preset.networks.batch_norm, **norm
     )
   if lagged is not None:
     norm['lagged'] = lagged
-  if networks:
-    changes['networks'] = dataclasses.replace(preset.networks, **networks)
-  if norm:
-    changes['batch_norm'] = dataclasses.replace(preset.batch_norm, **norm)
-  return dataclasses.replace(preset, **changes)
+  parts['batch_norm'] = norm
+  for name, options in parts.items():
+    if options:
+      own[name] = dataclasses.replace(getattr(preset, name), **options)
+  return dataclasses.replace(preset, **own)
+
+
+def _pop_fields(changes: dict[str, Any], kind: type) -> dict[str, Any]:
+  """Removes the fields of a dataclass from `changes` and returns them."""
+  names = {field.name for field in dataclasses.fields(kind)} & set(changes)
+  return {name: changes.pop(name) for name in names}
 
 
 def build_distribution(
@@ -84,7 +91,7 @@ def build_distribution(
 
   Args:
     preset: `Preset`.
-    conditional: Whether the flow is conditioned on `preset.condition_feature`.
+    conditional: Whether the flow is conditioned on `condition_feature`.
     prior: Key of `PRIORS`.
     **kwargs: Arguments of `Preset.flow`.
 
@@ -92,7 +99,7 @@ def build_distribution(
     `tfd.TransformedDistribution`.
   """
   if conditional:
-    kwargs['condition_size'] = preset.condition_size
+    kwargs['condition_size'] = preset.data.condition_size
   flow = preset.flow(**kwargs)
   base = PRIORS[prior](flow, preset.image_shape)
   return tfd.TransformedDistribution(
@@ -121,12 +128,14 @@ def build_estimator(
   model = density_estimator.DensityEstimator(
     distribution,
     num_levels=preset.num_levels,
-    l2_coefficient=preset.l2_coefficient,
+    l2_coefficient=preset.training.l2_coefficient,
     l2_variables=distribution.bijector.scale_parameters,
     seed=seed,
   )
   optimizer = keras.optimizers.Adam(
-    preset.learning_rate, epsilon=1e-8, global_clipnorm=preset.clip_norm
+    preset.training.learning_rate,
+    epsilon=1e-8,
+    global_clipnorm=preset.training.clip_norm,
   )
   compute_dtype = getattr(preset.networks, 'compute_dtype', None)
   if compute_dtype is not None and tf.as_dtype(compute_dtype) == tf.float16:

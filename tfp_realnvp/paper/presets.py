@@ -17,25 +17,26 @@ from tfp_realnvp.networks import residual
 
 tfd = tfp.distributions
 
-__all__ = ['NAMES', 'Preset', 'preset']
+__all__ = [
+  'DataOptions',
+  'NAMES',
+  'Preset',
+  'TrainingOptions',
+  'preset',
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset:
-  """Data set, preprocessing, architecture and optimization of one model.
+class DataOptions:
+  """Data set and preprocessing.
 
   Preprocessing has four steps, in this order. `None` skips a step.
 
   1. Crop the central square of side `center_crop`.
   2. Resize the image so that its smaller side is `smallest_side`.
-  3. Crop to `image_shape`, at random in training and centrally in evaluation.
+  3. Crop to `Preset.image_shape`, at random in training and centrally in
+     evaluation.
   4. Flip horizontally at random if `flip`, in training only.
-
-  The defaults are the values that all models of the paper share: "We use a
-  batch size of 64", "We optimize with ADAM with default hyperparameters and use
-  an L2 regularization on the weight scale parameters with coefficient 5e-5"
-  (section 4.1). `clip_norm` is from the authors' code. Use
-  `dataclasses.replace` to change fields.
 
   Attributes:
     tfds_name: Name of the data set in TensorFlow Datasets, or `None`.
@@ -44,40 +45,85 @@ class Preset:
       are conditioned on, or `None`.
     condition_size: Size of the condition: the number of classes (one-hot) or of
       binary attributes.
-    image_shape: `(H, W, C)` after preprocessing.
-    num_levels: Number of values a pixel can take.
     center_crop: See step 1.
     smallest_side: See step 2.
     flip: See step 4.
-    num_scales: See `RealNVPChain`.
-    networks: See `RealNVPChain`.
-    batch_norm: See `AffineCouplings`.
-    batch_size: Number of images in a training step.
-    learning_rate: Learning rate of Adam.
-    l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
-    clip_norm: Global norm to clip gradients to.
-    bits_per_dim: Result of the paper (table 1) on the test images of CIFAR-10
-      or the validation images of the other data sets, or `None`.
   """
 
   tfds_name: str | None = None
   test_split: str = 'validation'
   condition_feature: str | None = None
   condition_size: int | None = None
-  image_shape: tuple[int, int, int]
-  num_levels: int = 256
   center_crop: int | None = None
   smallest_side: int | None = None
   flip: bool = False
+
+  def __post_init__(self) -> None:
+    for name in ('condition_size', 'center_crop', 'smallest_side'):
+      util.check_int(getattr(self, name), name, optional=True)
+    if (self.condition_feature is None) != (self.condition_size is None):
+      raise ValueError(
+        '`condition_feature` and `condition_size` must be given together, got '
+        f'{self.condition_feature!r} and {self.condition_size!r}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+  """Optimization.
+
+  The defaults are the values that all models of the paper share: "We use a
+  batch size of 64", "We optimize with ADAM with default hyperparameters and use
+  an L2 regularization on the weight scale parameters with coefficient 5e-5"
+  (section 4.1). `clip_norm` is from the authors' code.
+
+  Attributes:
+    batch_size: Number of images in a training step.
+    learning_rate: Learning rate of Adam.
+    l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
+    clip_norm: Global norm to clip gradients to.
+  """
+
+  batch_size: int = 64
+  learning_rate: float = 1e-3
+  l2_coefficient: float = 5e-5
+  clip_norm: float = 100.0
+
+  def __post_init__(self) -> None:
+    util.check_int(self.batch_size, 'batch_size')
+    for name in ('learning_rate', 'l2_coefficient', 'clip_norm'):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Real) or not value >= 0:
+        raise ValueError(f'`{name}` must be at least 0, got {value!r}.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+  """Data, architecture and optimization of one model.
+
+  Use `dataclasses.replace` to change fields.
+
+  Attributes:
+    data: `DataOptions`.
+    image_shape: `(H, W, C)` after preprocessing.
+    num_levels: Number of values a pixel can take.
+    num_scales: See `RealNVPChain`.
+    networks: See `RealNVPChain`.
+    batch_norm: See `AffineCouplings`.
+    training: `TrainingOptions`.
+    bits_per_dim: Result of the paper (table 1) on the test images of CIFAR-10
+      or the validation images of the other data sets, or `None`.
+  """
+
+  data: DataOptions = DataOptions()
+  image_shape: tuple[int, int, int]
+  num_levels: int = 256
   num_scales: int | None
   networks: Callable
   batch_norm: moving_statistics.BatchNormOptions | None = (
     moving_statistics.BatchNormOptions()
   )
-  batch_size: int = 64
-  learning_rate: float = 1e-3
-  l2_coefficient: float = 5e-5
-  clip_norm: float = 100.0
+  training: TrainingOptions = TrainingOptions()
   bits_per_dim: float | None = None
 
   def __post_init__(self) -> None:
@@ -88,24 +134,12 @@ class Preset:
       raise ValueError(
         f'`image_shape` must be (H, W, C), ints of at least 1; got {shape!r}.'
       )
-    for name in ('num_levels', 'batch_size'):
-      util.check_int(getattr(self, name), name)
-    for name in (
-      'condition_size',
-      'center_crop',
-      'smallest_side',
-      'num_scales',
-    ):
-      util.check_int(getattr(self, name), name, optional=True)
-    for name in ('learning_rate', 'l2_coefficient', 'clip_norm'):
+    util.check_int(self.num_levels, 'num_levels')
+    util.check_int(self.num_scales, 'num_scales', optional=True)
+    for name, kind in (('data', DataOptions), ('training', TrainingOptions)):
       value = getattr(self, name)
-      if not isinstance(value, numbers.Real) or not value >= 0:
-        raise ValueError(f'`{name}` must be at least 0, got {value!r}.')
-    if (self.condition_feature is None) != (self.condition_size is None):
-      raise ValueError(
-        '`condition_feature` and `condition_size` must be given together, got '
-        f'{self.condition_feature!r} and {self.condition_size!r}.'
-      )
+      if not isinstance(value, kind):
+        raise TypeError(f'`{name}` must be {kind.__name__}, got {value!r}.')
 
   def flow(
     self,
@@ -203,9 +237,8 @@ def preset(name: str, image_size: int = 64) -> Preset:
   if name == 'folder':
     num_blocks = 2 if image_size > 32 else 4
     return Preset(
+      data=DataOptions(smallest_side=image_size, flip=True),
       image_shape=(image_size, image_size, 3),
-      smallest_side=image_size,
-      flip=True,
       num_scales=None,
       networks=residual.ResidualNetworks(num_blocks=num_blocks),
     )
@@ -233,11 +266,13 @@ _IMAGES_64 = {
 
 def _lsun(category: str, bits_per_dim: float) -> Preset:
   return Preset(
-    tfds_name=f'lsun/{category}',
-    # "We downsample the image so that the smallest side is 96 pixels and take
-    # random crops of 64 x 64."
-    smallest_side=96,
-    flip=True,
+    data=DataOptions(
+      tfds_name=f'lsun/{category}',
+      # "We downsample the image so that the smallest side is 96 pixels and take
+      # random crops of 64 x 64."
+      smallest_side=96,
+      flip=True,
+    ),
     bits_per_dim=bits_per_dim,
     **_IMAGES_64,
   )
@@ -247,12 +282,14 @@ def _lsun(category: str, bits_per_dim: float) -> Preset:
 # also include horizontal flips of the training examples."
 _PRESETS = {
   'cifar10': Preset(
-    tfds_name='cifar10',
-    test_split='test',
-    condition_feature='label',
-    condition_size=10,
+    data=DataOptions(
+      tfds_name='cifar10',
+      test_split='test',
+      condition_feature='label',
+      condition_size=10,
+      flip=True,
+    ),
     image_shape=(32, 32, 3),
-    flip=True,
     # "For CIFAR-10, we use 8 residual blocks, 64 feature maps, and downscale
     # only once."
     num_scales=2,
@@ -265,14 +302,12 @@ _PRESETS = {
   # "We train on the downsampled to 32 x 32 and 64 x 64 versions of Imagenet".
   # Resizing does not change images of this size.
   'imagenet32': Preset(
-    tfds_name='downsampled_imagenet/32x32',
-    smallest_side=32,
+    data=DataOptions(tfds_name='downsampled_imagenet/32x32', smallest_side=32),
     bits_per_dim=4.28,
     **_IMAGES_32,
   ),
   'imagenet64': Preset(
-    tfds_name='downsampled_imagenet/64x64',
-    smallest_side=64,
+    data=DataOptions(tfds_name='downsampled_imagenet/64x64', smallest_side=64),
     bits_per_dim=3.98,
     **_IMAGES_64,
   ),
@@ -280,20 +315,21 @@ _PRESETS = {
   'lsun_tower': _lsun('tower', 2.81),
   'lsun_church_outdoor': _lsun('church_outdoor', 3.08),
   'celeb_a': Preset(
-    tfds_name='celeb_a',
-    condition_feature='attributes',
-    condition_size=40,
-    # "We take an approximately central crop of 148 x 148 then resize it to
-    # 64 x 64."
-    center_crop=148,
-    smallest_side=64,
-    flip=True,
+    data=DataOptions(
+      tfds_name='celeb_a',
+      condition_feature='attributes',
+      condition_size=40,
+      # "We take an approximately central crop of 148 x 148 then resize it to
+      # 64 x 64."
+      center_crop=148,
+      smallest_side=64,
+      flip=True,
+    ),
     bits_per_dim=3.02,
     **_IMAGES_64,
   ),
   'digits': Preset(
-    condition_feature='label',
-    condition_size=10,
+    data=DataOptions(condition_feature='label', condition_size=10),
     image_shape=(8, 8, 1),
     num_levels=17,
     num_scales=2,
