@@ -380,8 +380,10 @@ def test_a_turn_is_as_long_as_asked_for(monkeypatch):
 
   monkeypatch.setattr(tasks, 'task', task, raising=False)
   ours, pipe = multiprocessing.Pipe()
-  worker = threading.Thread(target=harness._work, args=(pipe, 'task', {}))
+  args = (pipe, tasks.__name__, 'task', {})
+  worker = threading.Thread(target=harness._work, args=args, daemon=True)
   worker.start()
+  assert ours.poll(60)  # The thread has not died.
   ours.recv()
   for least, low, high in (0.0, 1, 1), (0.2, 2, 20):
     calls.clear()

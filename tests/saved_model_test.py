@@ -186,3 +186,17 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   with pytest.raises(ValueError, match='base .* finite mean, .*Cauchy.* nan'):
     saved_model.export_saved_model(without_mean, path, num_levels=None)
   assert not path.exists()
+
+
+def test_splines_are_served_as_the_library_answers(tmp_path):
+  dist = serving_testing.distribution(
+    (3,), num_couplings=2, couplings=tfp_realnvp.SplineCouplings(num_bins=4)
+  )
+  model = serving_testing.Served(tmp_path, dist, num_levels=None)
+  x = np.random.default_rng(0).normal(size=[5, 3]).astype(np.float32)
+  served = model('log_prob', x=x)['log_prob']
+  np.testing.assert_allclose(served, dist.log_prob(x), rtol=1e-5)
+  latents = model('encode', x=x)['latents']
+  np.testing.assert_allclose(latents, dist.bijector.inverse(x), atol=1e-5)
+  decoded = model('decode', latents=latents)['x']
+  np.testing.assert_allclose(decoded, x, atol=1e-4)
