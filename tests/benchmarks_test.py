@@ -192,6 +192,7 @@ def test_tasks_of_peers_run(name, tmp_path):
   assert calls('sample', 1).shape == (1, 512, 2)
 
 
+@pytest.mark.slow
 def test_networks_that_run_twice_give_the_same_values():
   x = tf.constant(tasks._images(2, 8), tf.float32) + 0.5
   distribution = tasks.build_distribution('tiny')

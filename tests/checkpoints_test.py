@@ -120,6 +120,7 @@ def test_restored_training_takes_the_same_steps(
       np.testing.assert_array_equal(resumed[name], value)
 
 
+@pytest.mark.slow
 def test_metrics_of_a_finished_epoch_are_not_taken_up(trained, directory):
   model = _model()
   checkpoints = tfp_realnvp.Checkpoints(model, directory)
@@ -137,6 +138,7 @@ def test_metrics_of_a_finished_epoch_are_not_taken_up(trained, directory):
   )
 
 
+@pytest.mark.slow
 def test_metrics_are_resumed_though_their_checkpoint_was_replaced(tmp_path):
   model = _vector_model()
   checkpoints = tfp_realnvp.Checkpoints(model, tmp_path, max_to_keep=1)
@@ -295,6 +297,7 @@ def test_checkpoint_without_description_is_refused(tmp_path):
   _assert_refused(checkpoints, model, 'ckpt-6 was written by an earlier versi')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['run[1]', 'run?*', 'a\\b', '[a/b]/[c]'])
 def test_directory_may_have_any_name(name, tmp_path):
   directory = tmp_path / name
@@ -336,6 +339,7 @@ def test_damage_is_still_found_in_a_directory_with_brackets(tmp_path, caplog):
   assert f'{directory}/ckpt-1 is damaged' in caplog.text
 
 
+@pytest.mark.slow
 def test_seeds_drawn_at_random_are_restored(tmp_path):
   model = _vector_model(noise_seed=None)
   checkpoints = tfp_realnvp.Checkpoints(model, tmp_path)
@@ -427,6 +431,7 @@ def test_schedule_goes_on_from_the_iterations_that_are_restored(tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('steps_per_epoch', [3, None])
 def test_checkpoint_at_the_end_of_fit_holds_averaged_weights(
   steps_per_epoch, tmp_path
@@ -539,6 +544,7 @@ class _Stop(keras.callbacks.Callback):
       raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_backup_and_restore_of_keras_keeps_the_step(tmp_path):
   """Otherwise the noise of the first steps would be drawn again."""
 

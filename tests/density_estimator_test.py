@@ -56,6 +56,7 @@ def test_fit_lowers_bits_per_dim_below_uniform():
   assert 5.3 < after['bits_per_dim'] < 6  # 40 levels are 5.3 bits.
 
 
+@pytest.mark.slow
 def test_evaluation_uses_moving_statistics_and_moves_nothing():
   model = estimator_testing.image_estimator()
   images = estimator_testing.images()
@@ -185,6 +186,7 @@ def test_variables_are_the_distributions():
   )
 
 
+@pytest.mark.slow
 def test_saved_weights_give_bit_equal_log_prob(tmp_path):
   model = estimator_testing.image_estimator()
   model.fit(estimator_testing.images(), verbose=0)
@@ -380,6 +382,7 @@ def test_noise_follows_from_seed_and_step():
   np.testing.assert_array_equal(noises(resumed, 1)[0], third)
 
 
+@pytest.mark.slow
 def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
   model = estimator_testing.image_estimator()
   estimator_testing.fit_batches(model, estimator_testing.images(50))
@@ -416,6 +419,7 @@ def test_sample_weights_count_in_evaluation():
   assert evaluate(x, sample_weight=weights)['loss'] == again['loss']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
 def test_a_condition_is_given_in_the_dtype_of_the_flow(dtype):
   model = estimator_testing.vector_estimator(dtype, condition_size=2)
@@ -455,12 +459,13 @@ def test_distributions_that_are_not_of_one_event_are_errors():
     density_estimator.DensityEstimator(joint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'dtype, num_levels',
   [
     (np.int8, 256),
-    pytest.param(np.int16, 65536, marks=pytest.mark.slow),
-    pytest.param(np.int32, 2**20, marks=pytest.mark.slow),
+    (np.int16, 65536),
+    (np.int32, 2**20),
   ],
 )
 def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):

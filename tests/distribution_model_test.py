@@ -155,6 +155,7 @@ def test_a_network_that_is_not_built_is_an_error():
   _of_coupling(coupling).fit(estimator_testing.vectors(), verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', ['Adafactor', 'Lion', 'Muon', 'Nadam', 'RMSprop', 'SGD']
 )

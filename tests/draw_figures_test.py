@@ -37,6 +37,7 @@ def _tile(picture, row, column, padding=1):
   return np.round(tile / (255 / 16)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('conditional', [False, True])
 def test_corners_of_the_manifold_are_the_images(conditional):
   artist, images = _artist(conditional)
@@ -75,6 +76,7 @@ def test_reconstruction_and_its_error():
       np.testing.assert_array_equal(_tile(picture, row, column), images[column])
 
 
+@pytest.mark.slow
 def test_attribute_change_leaves_an_image_of_its_own_class():
   artist, images = _artist(conditional=True)
   picture = artist.attribute_change()
@@ -89,6 +91,7 @@ def test_attribute_change_leaves_an_image_of_its_own_class():
     assert same[own] and not all(same)
 
 
+@pytest.mark.slow
 def test_attributes_are_those_of_the_image_before():
   artist, images = _artist(conditional=True, condition_feature='attributes')
   picture = artist.attribute_change()
@@ -106,6 +109,7 @@ def test_attributes_are_those_of_the_image_before():
     np.testing.assert_array_equal(_tile(picture, row, 1), changed[row])
 
 
+@pytest.mark.slow
 def test_share_of_images_that_are_likelier_under_their_label():
   artist, images = _artist(conditional=True)
   above_mean, above_all = artist.label_shares()

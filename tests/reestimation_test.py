@@ -335,6 +335,7 @@ def test_other_state_stays_as_it_is():
   np.testing.assert_allclose(norm.statistics.mean[0], x[:, 0].mean(), 1e-5)
 
 
+@pytest.mark.slow
 def test_conditions_and_bad_pixels():
   flow = _flow(condition_size=2, dtype=tf.float32)
   model = _estimator(flow)

@@ -97,9 +97,8 @@ def test_weights_are_repeated_rows(name):
     _assert_same_variables([model, models[0]], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'jit_compile', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('jit_compile', [False, True])
 def test_weights_are_repeated_rows_in_float32(jit_compile):
   models = []
   for _ in range(2):
@@ -301,6 +300,7 @@ def test_invalid_arrays_are_named_and_shown(name):
     np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'weight, error, message',
   [

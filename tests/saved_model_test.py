@@ -96,6 +96,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
   assert os.listdir(tmp_path / 'model') == []
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_at_path(tmp_path):
   result = program_testing.run_program('killed_export', tmp_path / '1')
   assert result.returncode == 9

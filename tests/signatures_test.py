@@ -133,6 +133,7 @@ def test_tensorflow_alone_gives_the_librarys_answers(images_model, tmp_path):
   np.testing.assert_array_equal(answers['images'], images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [0, 1, 7])
 def test_any_number_of_images(images_model, draws_model, count):
   images = _images(count, num_levels=17)
@@ -289,6 +290,7 @@ def _inverted_reshape():
   return base, tfb.Chain(bijectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'build',
   [
@@ -587,6 +589,7 @@ def _arrays(draw, spec, rows, num_levels):
   return np.abs(value) if not spec.shape.rank and rng.integers(4) else value
 
 
+@pytest.mark.slow
 @hypothesis.given(strategies.data())
 @hypothesis.settings(
   max_examples=100,

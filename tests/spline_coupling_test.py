@@ -75,9 +75,8 @@ def test_numbers_of_a_channel_are_side_by_side():
   np.testing.assert_allclose(y[0, 1:], 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'is_keras', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('is_keras', [False, True])
 def test_a_chain_of_splines_learns_two_bumps(is_keras):
   keras.utils.set_random_seed(0)
 
