@@ -210,7 +210,10 @@ def test_a_graph_of_unknown_sizes_has_the_same_answer(name, draw):
 @pytest.mark.slow
 @_law(cost=4)
 def test_xla(name, draw):
-  for dtype, tolerance in ((tf.float64, 1e-9), (tf.float32, 1e-3)):
+  tolerances = {tf.float64: 1e-9, tf.float32: 1e-3}
+  if 'chain' in name:  # The parts of chains are also compiled in float32.
+    del tolerances[tf.float32]
+  for dtype, tolerance in tolerances.items():
     case, bijector, x = _draw(name, draw, dtype)
     z, log_det = case.to_latent(bijector, x)
     to_latent = tf.function(case.to_latent, jit_compile=True)
