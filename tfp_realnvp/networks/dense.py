@@ -33,7 +33,7 @@ class DenseNetworks:
   """
 
   hidden_units: tuple[int, ...] = (64, 64)
-  activation: str | Callable = 'silu'
+  activation: str | Callable = 'relu'
   recompute: bool = False
   compute_dtype: tf.DType | str | None = None
   seed: Any = None
