@@ -45,6 +45,7 @@ from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
 from tfp_realnvp import simulators
 from tfp_realnvp import tables
+from tfp_realnvp.paper import reports
 
 tfd = tfp.distributions
 
@@ -266,12 +267,7 @@ def main(argv: list[str]) -> None:
   reference = load_rows('reference', parameters)
   theta, x, names = parameters.to_numpy(), data.to_numpy(), parameters.columns
   model_dir = pathlib.Path(FLAGS.model_dir)
-  try:
-    model_dir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
-    ) from error
+  reports.make_model_dir(model_dir)
   posterior = Posterior(theta, x, FLAGS.couplings, FLAGS.seed)
   model, results = fit(posterior, theta, x)
   model.save_weights(model_dir / 'model.weights.h5')

@@ -38,6 +38,7 @@ import tfp_realnvp
 from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
 from tfp_realnvp import tables
+from tfp_realnvp.paper import reports
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -311,12 +312,7 @@ def main(argv: list[str]) -> None:
   train, validation, test = parts
   whiten = whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
-  try:
-    model_dir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
-    ) from error
+  reports.make_model_dir(model_dir)
   distribution = build_distribution(whiten)
   model = fit(distribution, whiten, train, validation)
   model.save_weights(model_dir / 'model.weights.h5')

@@ -33,8 +33,8 @@ _FactorOut = tfp_realnvp.FactorOut
 _FlowSequence = flow_sequence.FlowSequence
 _Logit = tfp_realnvp.LogitTransform
 _Residual = tfp_realnvp.ResidualNetworks
-_SPLINE = tfp_realnvp.SplineCoupling
-_SplineCoupling = _partial(_SPLINE, abs, [True, False])
+_SplineCoupling = tfp_realnvp.SplineCoupling
+_spline = _partial(_SplineCoupling, abs, [True, False])
 _Squeeze = tfp_realnvp.Squeeze
 _channel_mask = tfp_realnvp.channel_mask
 _checkerboard_mask = tfp_realnvp.checkerboard_mask
@@ -139,15 +139,17 @@ _VALUE_ERRORS = [
     r'`mask` must keep a part .*`condition`, got .*\[False, False\]',
   ),
   (
-    lambda: _SPLINE(_pair, _checkerboard_mask),
+    lambda: _SplineCoupling(_pair, _checkerboard_mask),
     '`mask` must vary only over the last dimension, got <function',
   ),
   (
-    lambda: _SPLINE(lambda x: x, [True, False]).forward(tf.ones([5, 2])),
+    lambda: _SplineCoupling(lambda x: x, [True, False]).forward(
+      tf.ones([5, 2])
+    ),
     r'`spline_params_fn` must have .* 23; got .*\(5, 1\)',
   ),
   (
-    lambda: _SPLINE(_pair, [True, False]).forward(tf.ones([5, 2])),
+    lambda: _SplineCoupling(_pair, [True, False]).forward(tf.ones([5, 2])),
     '`spline_params_fn` must return one tensor; got',
   ),
   (lambda: _couple([True, False], [5, 3]), r'`mask` of shape \(2,\).*\(3,\)'),
@@ -420,14 +422,14 @@ _ARGUMENTS = [
   (tfp_realnvp.AffineCouplings, 'permutation_seed', _optional(_int(0))),
   (tfp_realnvp.SplineCouplings, 'num_bins', _int(2, 500)),
   (tfp_realnvp.SplineCouplings, 'bound', _real(1e-9, 1e9)),
-  (_SplineCoupling, 'num_bins', _int(2, 500)),
-  (_SplineCoupling, 'bound', _real(1e-9, 1e9)),
+  (_spline, 'num_bins', _int(2, 500)),
+  (_spline, 'bound', _real(1e-9, 1e9)),
   (
-    _partial(_SPLINE, mask=[True, False]),
+    _partial(_SplineCoupling, mask=[True, False]),
     'spline_params_fn',
     _never,
   ),
-  (_partial(_SPLINE, abs), 'mask', _never),
+  (_partial(_SplineCoupling, abs), 'mask', _never),
   (_chain, 'condition_size', _optional(_int(1))),
   (_chain, 'logit_transform', _optional(_never)),
   (_network, 'in_channels', _int(1)),

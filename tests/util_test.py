@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -33,6 +35,13 @@ def test_check_int():
       util.check_int(value, 'n')
   with pytest.raises(ValueError, match='at least 2, or None, got 1'):
     util.check_int(1, 'n', minimum=2, optional=True)
+
+
+def test_check_positive():
+  util.check_positive(0.5, 'bound')
+  for value in (0, -1.0, math.inf, math.nan, '1', None):
+    with pytest.raises(ValueError, match=f'`bound` must be .* got {value!r}'):
+      util.check_positive(value, 'bound')
 
 
 def test_the_same_int_is_the_same_seed():

@@ -1,12 +1,20 @@
 """Small functions that the whole library uses."""
 
+import math
 import numbers
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ['assert_all', 'check_int', 'dims', 'stateless_seed', 'to_tensor']
+__all__ = [
+  'assert_all',
+  'check_int',
+  'check_positive',
+  'dims',
+  'stateless_seed',
+  'to_tensor',
+]
 
 
 def assert_all(is_valid: tf.Tensor, x: tf.Tensor, message: str) -> tf.Tensor:
@@ -56,6 +64,12 @@ def check_int(
       f'`{name}` must be an int of at least {minimum}{or_none}, got {value!r}.'
     )
   return int(value)
+
+
+def check_positive(value: Any, name: str) -> None:
+  """Raises a `ValueError` unless `value` is a finite number above 0."""
+  if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    raise ValueError(f'`{name}` must be a positive number, got {value!r}.')
 
 
 def dims(x: tf.Tensor) -> list[int | tf.Tensor]:

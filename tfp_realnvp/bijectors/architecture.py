@@ -180,7 +180,10 @@ def image_components(
 def vector_components(
   builder: couplings_lib.CouplingBuilder, size: int, num_couplings: int
 ) -> list[tfb.Bijector]:
-  """Returns the components for vectors: couplings with alternating halves.
+  """Returns the components for vectors: couplings in pairs.
+
+  The two couplings of a pair change the two halves of a vector, or of its
+  permutation.
 
   Args:
     builder: Builds the couplings.

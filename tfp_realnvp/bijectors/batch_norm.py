@@ -1,7 +1,5 @@
 """BatchNormBijector: batch normalization as a bijector."""
 
-import math
-import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -80,8 +78,7 @@ class BatchNormBijector(flow_bijector.FlowBijector):
             f'`{argument}` must be that of `statistics`, which copies share, '
             f'{shared!r}; got {value!r}.'
           )
-    if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
-      raise ValueError(f'`epsilon` must be positive, got {epsilon!r}.')
+    util.check_positive(epsilon, 'epsilon')
     with tf.name_scope(name) as name:
       self._num_channels = num_channels
       self._epsilon = epsilon

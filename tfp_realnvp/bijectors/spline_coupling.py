@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import math
-import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -140,5 +139,4 @@ def check_spline(num_bins: Any, bound: Any) -> None:
   """Raises a `ValueError` unless these are arguments of a `SplineCoupling`."""
   if util.check_int(num_bins, 'num_bins', 2) > 500:
     raise ValueError(f'`num_bins` must be at most 500, got {num_bins!r}.')
-  if not isinstance(bound, numbers.Real) or not 0 < bound < math.inf:
-    raise ValueError(f'`bound` must be a positive number, got {bound!r}.')
+  util.check_positive(bound, 'bound')

@@ -141,8 +141,9 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     joined = 2 * (spec.in_channels + (spec.condition_size or 0))
     joined += spec.mask is not None
     with self.name_scope:
-      # Of the log-scale.
-      self.magnitude = constant(spec.mask is None, name='log_scale_magnitude')
+      self.magnitude = constant(
+        float(spec.mask is None), name='log_scale_magnitude'
+      )
       self.input_offset = constant(0, spec.in_channels, name='input_offset')
       self.input_kernel = kernels(3, 3, joined, hidden, name='input_kernel')
       # The offsets of the two batch norms of each block, then of the output.

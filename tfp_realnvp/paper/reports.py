@@ -1,5 +1,7 @@
 """The directory of a training run: flags, metrics, summaries and samples."""
 
+from collections.abc import Iterator
+import contextlib
 import csv
 import io
 import json
@@ -19,6 +21,7 @@ from tfp_realnvp.training import density_estimator
 __all__ = [
   'Reports',
   'histogram_bits_per_dim',
+  'make_model_dir',
   'prepare_model_dir',
   'real_and_samples',
   'replace_text',
@@ -26,6 +29,29 @@ __all__ = [
 ]
 
 _NUM_SAMPLES = 64  # In each image of samples.
+
+
+def make_model_dir(model_dir: pathlib.Path) -> None:
+  """Creates the directory of a run.
+
+  Args:
+    model_dir: Value of --model_dir.
+
+  Raises:
+    SystemExit: If the directory cannot be written.
+  """
+  with _exit_unless_writable(model_dir):
+    model_dir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _exit_unless_writable(model_dir: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise SystemExit(
+      f'--model_dir={model_dir} cannot be written: {error}'
+    ) from error
 
 
 def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
@@ -40,15 +66,11 @@ def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
       another model.
   """
   path = model_dir / 'flags.json'
-  try:
-    model_dir.mkdir(parents=True, exist_ok=True)
+  with _exit_unless_writable(model_dir):
+    make_model_dir(model_dir)
     if not path.exists():
       replace_text(path, json.dumps(values, indent=2))
       return
-  except OSError as error:
-    raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
-    ) from error
   saved = json.loads(path.read_text())
   for name, value in values.items():
     if saved.get(name, value) != value:

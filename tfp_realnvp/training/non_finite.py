@@ -10,12 +10,7 @@ import tensorflow as tf
 
 from tfp_realnvp.training import distribution_model
 
-__all__ = [
-  'apply_or_undo',
-  'is_finite',
-  'raise_after_skipped',
-  'skipped_message',
-]
+__all__ = ['apply_or_undo', 'is_finite', 'raise_after_skipped']
 
 
 def is_finite(loss: tf.Tensor, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -112,14 +107,14 @@ def raise_after_skipped(
     if steps_until_check <= 0:
       in_a_row.assign(0)
       raise FloatingPointError(
-        skipped_message(model.step.numpy(), max_skipped, num_levels)
+        _skipped_message(model.step.numpy(), max_skipped, num_levels)
       )
     return logs
 
   return checked
 
 
-def skipped_message(step: int, skipped: int, num_levels: int | None) -> str:
+def _skipped_message(step: int, skipped: int, num_levels: int | None) -> str:
   """Returns the error message for too many skipped steps in a row.
 
   Args:

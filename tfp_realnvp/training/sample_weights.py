@@ -57,11 +57,11 @@ def to_tensor(sample_weight: Any, x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
       of the values.
   """
   weight = tf.convert_to_tensor(sample_weight)
-  if not (weight.dtype.is_floating or weight.dtype.is_integer):
-    if weight.dtype != tf.bool:
-      raise TypeError(
-        f'`sample_weight` must hold numbers, got {sample_weight!r}.'
-      )
+  kind = weight.dtype
+  if not (kind.is_floating or kind.is_integer or kind.is_bool):
+    raise TypeError(
+      f'`sample_weight` must hold numbers, got {sample_weight!r}.'
+    )
   if not weight.shape.is_compatible_with(x.shape[:1]):
     raise _shape_error(x.shape[:1], weight.shape)
   tf.debugging.assert_equal(
