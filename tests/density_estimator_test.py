@@ -1,9 +1,12 @@
+import collections
+import functools
 import math
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 import tensorflow_probability as tfp
 
 from tests import estimator_testing
@@ -490,3 +493,62 @@ def test_boolean_images_have_two_levels():
     images.astype(np.uint8), verbose=0, return_dict=True
   )
   assert metrics == as_integers
+
+
+def _unordered_variables(function):
+  """Runs a `tf.function` and checks the order of its optimized graph.
+
+  Returns the names of the operations that write a variable and are not ordered
+  against another operation on the same variable.
+  """
+  context.context().enable_graph_collection()
+  try:
+    function()
+    functions = context.context().export_run_metadata().function_graphs
+  finally:
+    context.context().disable_graph_collection()
+  graph = max(
+    (part for f in functions for part in f.partition_graphs),
+    key=lambda part: len(part.node),
+  )
+  nodes = {node.name: node for node in graph.node}
+  inputs = lambda node: [x.lstrip('^').split(':')[0] for x in node.input]
+
+  @functools.cache
+  def ancestors(name):
+    names = inputs(nodes[name])
+    return set(names).union(*map(ancestors, names))
+
+  def resource(name):
+    while nodes[name].op in ('Identity', 'Switch'):
+      name = inputs(nodes[name])[0]
+    return name
+
+  touching = collections.defaultdict(list)
+  for node in graph.node:
+    if node.op.endswith('VariableOp'):
+      touching[resource(inputs(node)[0])].append(node)
+  return [
+    write.name
+    for group in touching.values()
+    for write in group
+    for other in group
+    if write.op.startswith('Assign')
+    and write is not other
+    and write.name not in ancestors(other.name)
+    and other.name not in ancestors(write.name)
+  ]
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('lagged', [False, True])
+@pytest.mark.parametrize('recompute', [False, True])
+def test_graphs_keep_the_order_of_reads_and_writes(recompute, lagged, weighted):
+  norm = tfp_realnvp.BatchNormOptions(lagged=lagged)
+  flow = estimator_testing.image_flow(norm=norm, recompute=recompute)
+  model = estimator_testing.image_estimator(flow)
+  x = tf.constant(estimator_testing.images(8))
+  data = (x, None, tf.ones([8])) if weighted else x
+  model.train_step(data)  # Creates the optimizer's variables.
+  step = tf.function(model.train_step, autograph=False)
+  assert not _unordered_variables(functools.partial(step, data))

@@ -165,19 +165,25 @@ class MovingStatistics(tf.Module):
     return tf.identity(self.mean), tf.identity(self.variance), rate
 
   def update(
-    self, mean: tf.Tensor, variance: tf.Tensor
+    self,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    moving: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Updates the averages with the statistics of one batch.
 
     Args:
       mean: Mean of the batch, of the shape of the averages.
       variance: Variance of the batch, of the shape of the averages.
+      moving: What `read` returned, if it was called for this batch. Graph
+        optimizations can otherwise move that reading behind the update, if
+        what was read passes through `tf.recompute_grad`.
 
     Returns:
       Moving mean and variance after the update. Gradients flow to `mean` and
       `variance` only.
     """
-    moving_mean, moving_variance, rate = self.read()
+    moving_mean, moving_variance, rate = moving or self.read()
     moved_mean = blend(moving_mean, mean, rate)
     moved_variance = blend(moving_variance, variance, rate)
     self.mean.assign(moved_mean)

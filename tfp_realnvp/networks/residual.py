@@ -215,12 +215,11 @@ class ResidualNetwork(coupling_network.CouplingNetwork):
     # `_pass` changes no variables, because recomputation runs it twice.
     one_pass = functools.partial(self._pass, training)
     one_pass = self._maybe_recomputed(one_pass, training)
-    output, *batch = one_pass(
-      self.input_statistics.read(), self.statistics.read(), *inputs
-    )
+    input_moving, moving = self.input_statistics.read(), self.statistics.read()
+    output, *batch = one_pass(input_moving, moving, *inputs)
     if training:
-      self.input_statistics.update(*batch[:2])
-      self.statistics.update(*batch[2:])
+      self.input_statistics.update(*batch[:2], input_moving)
+      self.statistics.update(*batch[2:], moving)
     return self._shift_and_log_scale(output)
 
   def _pass(
