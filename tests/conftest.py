@@ -1,5 +1,13 @@
-"""Pytest fixtures for all tests."""
+"""Settings and fixtures for all tests."""
 
+import os
+
+# pytest-xdist starts one worker per core. Before TensorFlow is imported.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+  os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
+  os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
+
+# ruff: noqa: E402
 import keras
 import pytest
 

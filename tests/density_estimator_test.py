@@ -1,5 +1,6 @@
 import collections
 import functools
+import itertools
 import math
 
 import keras
@@ -540,9 +541,13 @@ def _unordered_variables(function):
   ]
 
 
-@pytest.mark.parametrize('weighted', [False, True])
-@pytest.mark.parametrize('lagged', [False, True])
-@pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize(
+  ('recompute', 'lagged', 'weighted'),
+  [
+    pytest.param(*case, marks=[] if case == (1, 1, 0) else pytest.mark.slow)
+    for case in itertools.product([False, True], repeat=3)
+  ],
+)
 def test_graphs_keep_the_order_of_reads_and_writes(recompute, lagged, weighted):
   norm = tfp_realnvp.BatchNormOptions(lagged=lagged)
   flow = estimator_testing.image_flow(norm=norm, recompute=recompute)

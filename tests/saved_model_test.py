@@ -60,6 +60,7 @@ def test_variables_are_stored_once(tmp_path):
   assert size == sum(math.prod(v.shape) for v in dist.variables)
 
 
+@pytest.mark.slow
 def test_the_distribution_trains_on(tmp_path):
   dist = serving_testing.distribution((2,), num_couplings=2)
   estimator = density_estimator.DensityEstimator(dist, num_levels=None)

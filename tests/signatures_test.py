@@ -442,6 +442,7 @@ def test_bad_conditional_requests(vectors_model, signature, kwargs, message):
     vectors_model(signature, **inputs | kwargs)
 
 
+@pytest.mark.slow
 def test_checks_hold_below_python(images_model):
   """As TensorFlow Serving calls it: a session, which no signature guards."""
   expected = _log_prob(images_model, _images())
