@@ -2,12 +2,11 @@
 
 import os
 
-# pytest-xdist starts one worker per core. Before TensorFlow is imported.
+# Each worker of pytest-xdist has one core. TensorFlow must not start before.
 if 'PYTEST_XDIST_WORKER' in os.environ:
   os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 
-# ruff: noqa: E402
 import keras
 import pytest
 

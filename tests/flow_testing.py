@@ -1,5 +1,6 @@
 """Helpers for tests of flows."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -33,10 +34,10 @@ def isotropic_normal(event_shape, dtype=tf.float32):
   return tfd.Sample(tfd.Normal(zero, zero + 1), sample_shape=event_shape)
 
 
-def count_ops(function, op_type, *args):
-  """Counts the ops of a type in the graph of `function`."""
+def count_ops(function, *args):
+  """Counts the ops of each type in the graph of `function`."""
   graph = tf.function(function).get_concrete_function(*args).graph
-  return sum(op.type == op_type for op in graph.get_operations())
+  return collections.Counter(op.type for op in graph.get_operations())
 
 
 def two_couplings(event_shape, **kwargs):

@@ -138,7 +138,7 @@ def test_recomputation_runs_each_convolution_once_more():
     net = _network(3, 3, hidden_channels=8, num_blocks=2, recompute=recompute)
     function = functools.partial(gradients, net)
     x = tf.ones([2, 4, 4, 3])
-    counts.append(flow_testing.count_ops(function, 'Conv2D', x))
+    counts.append(flow_testing.count_ops(function, x)['Conv2D'])
   # Of the input, two blocks with two and a skip each, the output.
   assert counts == [8, 16]
 

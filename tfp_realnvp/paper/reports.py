@@ -66,8 +66,8 @@ def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
       another model.
   """
   path = model_dir / 'flags.json'
+  make_model_dir(model_dir)
   with _exit_unless_writable(model_dir):
-    make_model_dir(model_dir)
     if not path.exists():
       replace_text(path, json.dumps(values, indent=2))
       return
