@@ -6,6 +6,9 @@ import os
 if 'PYTEST_XDIST_WORKER' in os.environ:
   os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
   os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
+# Most of the time of a test with XLA is compilation, a third of it LLVM's
+# optimization.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import keras
 import pytest
