@@ -56,7 +56,6 @@ _COUPLINGS = {
   'spline': tfp_realnvp.SplineCouplings(),
 }
 _BATCH_SIZE = 256
-_PATIENCE = 20  # Epochs without a better validation loss.
 _NUM_RANKED = 300  # Simulations of which parameters are ranked,
 _NUM_DRAWS = 99  # among so many draws of the posterior.
 _MAX_DRAWN = 10  # Parameters in corner.png.
@@ -192,7 +191,7 @@ class Posterior:
     size = theta.shape[1]
     self._theta_mean, self._theta_scale = theta.mean(0), theta.std(0)
     self._x_mean, self._x_scale = x.mean(0), x.std(0)
-    self._seed = seed
+    self.seed = seed
     self.distribution = tfd.TransformedDistribution(
       tfd.MultivariateNormalDiag(tf.zeros([size])),
       build_flow(size, x.shape[1], couplings, seed),
@@ -213,16 +212,27 @@ class Posterior:
     draw = tf.function(self.distribution.sample)
     samples = draw(
       [count, len(x)],
-      seed=[self._seed, count],
+      seed=[self.seed, count],
       bijector_kwargs={'condition': condition},
     )
     return samples.numpy() * self._theta_scale + self._theta_mean
 
 
 def fit(
-  posterior: Posterior, theta: np.ndarray, x: np.ndarray
+  posterior: Posterior,
+  theta: np.ndarray,
+  x: np.ndarray,
+  max_epochs: int = 1000,
+  patience: int = 20,
 ) -> tuple[tfp_realnvp.DensityEstimator, dict[str, Any]]:
   """Trains the posterior; the first tenth of the simulations validates it.
+
+  Args:
+    posterior: The flow to train.
+    theta: Parameters, `[N, D]`.
+    x: Data, `[N, K]`.
+    max_epochs: Largest number of epochs.
+    patience: Epochs without a better validation loss after which it stops.
 
   Returns:
     The model with the best weights, and results to write.
@@ -230,7 +240,7 @@ def fit(
   theta, x = posterior.standardize(theta, x)
   tenth = len(theta) // 10
   model = tfp_realnvp.DensityEstimator(
-    posterior.distribution, num_levels=None, seed=FLAGS.seed
+    posterior.distribution, num_levels=None, seed=posterior.seed
   )
   model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=5.0))
   start = time.perf_counter()
@@ -238,11 +248,11 @@ def fit(
     theta[tenth:],
     x[tenth:],
     batch_size=_BATCH_SIZE,
-    epochs=FLAGS.max_epochs,
+    epochs=max_epochs,
     validation_data=(theta[:tenth], x[:tenth]),
     callbacks=[
       keras.callbacks.EarlyStopping(
-        'val_loss', patience=_PATIENCE, restore_best_weights=True
+        'val_loss', patience=patience, restore_best_weights=True
       )
     ],
     verbose=2,
@@ -269,7 +279,7 @@ def main(argv: list[str]) -> None:
   model_dir = pathlib.Path(FLAGS.model_dir)
   reports.make_model_dir(model_dir)
   posterior = Posterior(theta, x, FLAGS.couplings, FLAGS.seed)
-  model, results = fit(posterior, theta, x)
+  model, results = fit(posterior, theta, x, FLAGS.max_epochs)
   model.save_weights(model_dir / 'model.weights.h5')
   count = min(_NUM_RANKED, len(theta) // 10)
   ranks = diagnostics.ranks(

@@ -4,12 +4,15 @@ import importlib.util
 import inspect
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 
 from absl import app
 from absl.testing import flagsaver
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -193,6 +196,37 @@ def test_tasks_of_peers_run(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_posteriors_are_held_against_their_references(tmp_path):
+  rng = np.random.default_rng(0)
+  # The parameters behind the data: theirs and far from them.
+  for i, center in enumerate([0.0, 30.0]):
+    folder = tmp_path / 'reference' / str(i)
+    folder.mkdir(parents=True)
+    (folder / 'observation.csv').write_text('data_1,data_2\n0.25,0\n')
+    theta = pd.DataFrame(rng.normal(center, 0.4, size=[200, 2]))
+    theta.to_csv(folder / 'reference_posterior_samples.csv.bz2', index=False)
+  subprocess.run(
+    [
+      *(sys.executable, '-m', 'benchmarks.posteriors', 'two_moons'),
+      *('--models=affine', '--num_simulations=500', '--epochs=2'),
+      *(f'--reference={folder.parent}', f'--output_dir={tmp_path}'),
+    ],
+    cwd=program_testing.ROOT,
+    env=program_testing.environment(),
+    check=True,
+  )
+  (row,) = json.loads((tmp_path / 'posteriors_two_moons.json').read_text())[
+    'rows'
+  ]
+  assert row['epochs'] == 2
+  # Standardized parameters have 2.84 nats without data.
+  assert 2 < row['validation nats'] < 3.2
+  assert row['lowest'] < 0.85
+  assert row['highest'] == 1
+  np.testing.assert_allclose(row['C2ST'], (row['lowest'] + row['highest']) / 2)
+
+
 def test_networks_that_run_twice_give_the_same_values():
   x = tf.constant(tasks._images(2, 8), tf.float32) + 0.5
   distribution = tasks.build_distribution('tiny')

@@ -1,0 +1,196 @@
+"""Compares posteriors of simulators with reference samples and with zuko's.
+
+    python -m benchmarks.posteriors two_moons --reference=sbibm/two_moons
+
+The protocol, of simulations with a uniform prior: parameters and data are
+standardized, a tenth of the simulations is for validation, training takes
+batches of 256, Adam at 1e-3 and gradients clipped at norm 5, and stops after 20
+epochs without a better validation loss. The flows are those of
+`examples/infer_parameters.py`, and zuko's with as large networks.
+
+Below --reference, N/observation.csv and N/reference_posterior_samples.csv.bz2
+are an observation and samples of its posterior, as the benchmark of
+simulation-based inference has them [1]. The columns of the table are
+
+- the validation loss in nats, of standardized parameters;
+- the number of epochs and the seconds of the whole `fit`;
+- C2ST: the mean over the observations, the lowest and the highest. 0.5 is
+  perfect.
+
+Models whose package is not installed are left out.
+
+#### References
+[1]: Jan-Matthis Lueckmann, Jan Boelts, David Greenberg, Pedro Goncalves, Jakob
+     Macke. Benchmarking simulation-based inference. _AISTATS_, 2021.
+     https://arxiv.org/abs/2101.04653
+"""
+
+from concurrent import futures
+import importlib.util
+import multiprocessing
+import pathlib
+import time
+
+from absl import app
+from absl import flags
+import numpy as np
+import pandas as pd
+
+from benchmarks import harness
+
+FLAGS = flags.FLAGS
+
+_NUM_SAMPLES = 10_000
+
+
+def define_flags():
+  """Defines the flags. Processes that import the program do not need them."""
+  flags.DEFINE_string(
+    'reference', None, 'Directory of observations; without it, no C2ST.'
+  )
+  flags.DEFINE_list('models', list(_MODELS), 'Models to compare.')
+  flags.DEFINE_integer('num_simulations', 10_000, 'Number of simulations.')
+  flags.DEFINE_integer(
+    'epochs', None, 'Train for so many epochs instead of stopping early.'
+  )
+  flags.DEFINE_integer('seed', 0, 'Seed of weights and samples.')
+
+
+def _library(theta, x, observations, epochs, seed, couplings):
+  """Fits a posterior of this library and draws samples."""
+  import keras
+
+  from examples import infer_parameters
+
+  keras.utils.set_random_seed(seed)
+  posterior = infer_parameters.Posterior(theta, x, couplings, seed)
+  limits = {'max_epochs': epochs, 'patience': epochs} if epochs else {}
+  _, results = infer_parameters.fit(posterior, theta, x, **limits)
+  samples = [
+    posterior.sample(_NUM_SAMPLES, row[np.newaxis])[:, 0]
+    for row in observations
+  ]
+  return results, samples
+
+
+def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
+  """The same with a flow of zuko."""
+  import copy
+
+  import torch
+  import zuko
+
+  torch.manual_seed(seed)
+  rows, mean, scale = [], [], []
+  for values in (theta, x):
+    mean.append(values.mean(0))
+    scale.append(values.std(0))
+    rows.append(torch.tensor((values - mean[-1]) / scale[-1]).float())
+  flow = getattr(zuko.flows, flow)(
+    theta.shape[1],
+    x.shape[1],
+    transforms=num_transforms,
+    hidden_features=(64, 64),
+  )
+  tenth = len(theta) // 10
+  optimizer = torch.optim.Adam(flow.parameters(), 1e-3)
+  losses, best = [], None
+  start = time.perf_counter()
+  for _ in range(epochs or 1000):
+    for indices in (torch.randperm(len(theta) - tenth) + tenth).split(256):
+      optimizer.zero_grad()
+      loss = -flow(rows[1][indices]).log_prob(rows[0][indices]).mean()
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+      optimizer.step()
+    with torch.no_grad():
+      losses.append(-flow(rows[1][:tenth]).log_prob(rows[0][:tenth]).mean())
+    if losses[-1] == min(losses):
+      best = copy.deepcopy(flow.state_dict())
+    if not epochs and len(losses) > 20 + np.argmin(losses):
+      break
+  seconds = time.perf_counter() - start
+  flow.load_state_dict(best)
+  samples = []
+  with torch.no_grad():
+    for row in observations:
+      condition = torch.tensor((row - mean[1]) / scale[1]).float()
+      draws = flow(condition).sample((_NUM_SAMPLES,)).numpy()
+      samples.append(draws * scale[0] + mean[0])
+  results = {'validation_nats': float(min(losses)), 'epochs': len(losses)}
+  return results | {'seconds': seconds}, samples
+
+
+_MODELS = {
+  'affine': (_library, {'couplings': 'affine'}),
+  'spline': (_library, {'couplings': 'spline'}),
+  'zuko RealNVP': (_zuko, {'flow': 'RealNVP', 'num_transforms': 8}),
+  'zuko NSF': (_zuko, {'flow': 'NSF', 'num_transforms': 5}),
+}
+
+
+def _load(reference):
+  """Returns observations, `[N, K]`, and a list of samples, `[M, D]`."""
+  directories = sorted(pathlib.Path(reference).iterdir()) if reference else []
+  read = lambda name: [pd.read_csv(d / name).to_numpy() for d in directories]
+  observations = [row[0] for row in read('observation.csv')]
+  return observations, read('reference_posterior_samples.csv.bz2')
+
+
+def _processes(count=None):
+  return futures.ProcessPoolExecutor(
+    count, multiprocessing.get_context('spawn')
+  )
+
+
+def _alone(function, *args, **kwargs):
+  """Calls a function in a process of its own: libraries do not share one."""
+  with _processes(1) as pool:
+    return pool.submit(function, *args, **kwargs).result()
+
+
+def main(argv):
+  from tfp_realnvp import diagnostics
+  from tfp_realnvp import simulators
+
+  if argv[1:] not in [[task] for task in simulators.TASKS]:
+    raise app.UsageError(
+      f'Name one of {", ".join(simulators.TASKS)}; got {argv[1:]}.'
+    )
+  if not set(FLAGS.models) <= set(_MODELS):
+    raise app.UsageError(
+      f'--models must be some of {", ".join(_MODELS)}; got {FLAGS.models}.'
+    )
+  (task,) = argv[1:]
+  theta, x = simulators.TASKS[task].draw(FLAGS.num_simulations, seed=0)
+  observations, references = _load(FLAGS.reference)
+  rows = []
+  for name in FLAGS.models:
+    function, kwargs = _MODELS[name]
+    if function is _zuko and not importlib.util.find_spec('zuko'):
+      continue
+    results, samples = _alone(
+      function,
+      theta.to_numpy(),
+      x.to_numpy(),
+      observations,
+      FLAGS.epochs,
+      FLAGS.seed,
+      **kwargs,
+    )
+    with _processes() as pool:
+      accuracies = list(pool.map(diagnostics.c2st, samples, references))
+    scores = [np.mean(accuracies), min(accuracies), max(accuracies)]
+    rows.append(
+      [name, results['validation_nats'], results['epochs'], results['seconds']]
+      + (scores if accuracies else 3 * [None])
+    )
+    print(rows[-1], flush=True)
+  columns = ['model', 'validation nats', 'epochs', 'seconds']
+  columns += ['C2ST', 'lowest', 'highest']
+  harness.report(f'posteriors_{task}', columns, rows)
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)
