@@ -659,12 +659,20 @@ def _close(answers, expected):
     )
 
 
-def test_onnx_and_openvino_give_the_same_answers(tmp_path):
+@pytest.mark.parametrize('data', ['images', 'vectors'])
+def test_onnx_and_openvino_give_the_same_answers(data, tmp_path):
   pytest.importorskip('tf2onnx')
   onnxruntime = pytest.importorskip('onnxruntime')
   openvino = pytest.importorskip('openvino')
-  model = serving_testing.Served(tmp_path, serving_testing.distribution())
-  inputs = {'images': _images()}
+  if data == 'images':
+    model = serving_testing.Served(tmp_path, serving_testing.distribution())
+    inputs = {'images': _images()}
+  else:
+    # `SplineCoupling` does not convert.
+    dist = serving_testing.distribution((3,))
+    model = serving_testing.Served(tmp_path, dist, num_levels=None)
+    x = np.random.default_rng(0).normal(size=[5, 3]).astype(np.float32)
+    inputs = {'x': x}
   latents = model('encode', **inputs)['latents']
   cases = {'log_prob': inputs, 'encode': inputs, 'decode': {'latents': latents}}
   # Some CPUs would compute in bfloat16.
@@ -683,7 +691,6 @@ def test_onnx_and_openvino_give_the_same_answers(tmp_path):
     _close({name: compiled(inputs)[name] for name in names}, expected)
   # OpenVINO reads the default signature of a SavedModel itself.
   compiled = openvino.compile_model(model.path, 'CPU', float32)
-  expected = model('log_prob', images=_images())
-  _close(
-    {name: compiled({'images': _images()})[name] for name in expected}, expected
-  )
+  inputs = cases['log_prob']
+  expected = model('log_prob', **inputs)
+  _close({name: compiled(inputs)[name] for name in expected}, expected)
