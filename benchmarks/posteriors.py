@@ -5,8 +5,9 @@
 The protocol, of simulations with a uniform prior: parameters and data are
 standardized, a tenth of the simulations is for validation, training takes
 batches of 256, Adam at 1e-3 and gradients clipped at norm 5, and stops after 20
-epochs without a better validation loss. The flows are those of
-`examples/infer_parameters.py`, and zuko's with as large networks.
+epochs without a better validation loss. All flows are validated with moving
+averages of their weights. They are those of `examples/infer_parameters.py`, and
+zuko's with as large networks.
 
 Below --reference, N/observation.csv and N/reference_posterior_samples.csv.bz2
 are an observation and samples of its posterior, as the benchmark of
@@ -78,6 +79,7 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   import copy
 
   import torch
+  from torch.optim import swa_utils
   import zuko
 
   torch.manual_seed(seed)
@@ -92,6 +94,9 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
     transforms=num_transforms,
     hidden_features=(64, 64),
   )
+  average = swa_utils.AveragedModel(
+    flow, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99)
+  )
   tenth = len(theta) // 10
   optimizer = torch.optim.Adam(flow.parameters(), 1e-3)
   losses, best = [], None
@@ -103,10 +108,12 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
       loss.backward()
       torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
       optimizer.step()
+      average.update_parameters(flow)
     with torch.no_grad():
-      losses.append(-flow(rows[1][:tenth]).log_prob(rows[0][:tenth]).mean())
+      log_prob = average.module(rows[1][:tenth]).log_prob(rows[0][:tenth])
+      losses.append(-log_prob.mean())
     if losses[-1] == min(losses):
-      best = copy.deepcopy(flow.state_dict())
+      best = copy.deepcopy(average.module.state_dict())
     if not epochs and len(losses) > 20 + np.argmin(losses):
       break
   seconds = time.perf_counter() - start

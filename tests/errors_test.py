@@ -420,9 +420,9 @@ _ARGUMENTS = [
   (_chain, 'couplings', _optional(_never)),
   (tfp_realnvp.AffineCouplings, 'batch_norm', _optional(_never)),
   (tfp_realnvp.AffineCouplings, 'permutation_seed', _optional(_int(0))),
-  (tfp_realnvp.SplineCouplings, 'num_bins', _int(2, 500)),
+  (tfp_realnvp.SplineCouplings, 'num_bins', _int(2)),
   (tfp_realnvp.SplineCouplings, 'bound', _real(1e-9, 1e9)),
-  (_spline, 'num_bins', _int(2, 500)),
+  (_spline, 'num_bins', _int(2)),
   (_spline, 'bound', _real(1e-9, 1e9)),
   (
     _partial(_SplineCoupling, mask=[True, False]),

@@ -19,17 +19,16 @@ def _coupling(values, **kwargs):
   )
 
 
-def _logit(share):
-  """The logit, beside one of 0, of a bin with this share of the interval."""
-  share = (share - 1e-3) / (1 - 2e-3)  # The smallest share is a thousandth.
-  return np.log(share / (1 - share))
+def _raw(logarithm):
+  """What the network must return for a logarithm: its bound is 3."""
+  return logarithm / (1 - np.abs(logarithm) / 3)
 
 
 def test_spline_by_hand():
   # Bins [-2, -1] and [-1, 2] become [-2, 1] and [1, 2]. The slope between them
   # is 2, and 1 at the ends.
-  slope = np.log(np.expm1(2 - 1e-3)) - np.log(np.expm1(1 - 1e-3))
-  coupling = _coupling([_logit(0.25), 0, _logit(0.75), 0, slope], bound=2)
+  raw = _raw(np.log([1 / 3, 1, 3, 1, 2]))
+  coupling = _coupling(raw, bound=2)
   x = np.array([[0.3, -1.5], [0.3, -1.0], [0.3, 0.5], [0.3, 3.0], [0.3, -9.0]])
   y, fldj = coupling.forward_and_log_det(x)
 

@@ -83,6 +83,11 @@ def dims(x: tf.Tensor) -> list[int | tf.Tensor]:
   return shape
 
 
+def soft_bound(x: tf.Tensor, bound: float) -> tf.Tensor:
+  """Returns `x / (1 + |x| / bound)`, which is between `-bound` and `bound`."""
+  return x / (1 + tf.abs(x) / bound)
+
+
 def stateless_seed(seed: Any) -> tf.Tensor:
   """Returns a stateless seed, always the same one for the same `int`.
 

@@ -1,7 +1,6 @@
 """SplineCoupling: a coupling layer of monotonic splines."""
 
 from collections.abc import Callable
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -14,8 +13,7 @@ tfb = tfp.bijectors
 
 __all__ = ['SplineCoupling']
 
-_MIN_BIN_SIZE = 1e-3  # Relative to the interval, as in Durkan et al.
-_MIN_SLOPE = 1e-3
+_LOG_BOUND = 3.0
 
 
 class SplineCoupling(coupling.Coupling):
@@ -24,8 +22,10 @@ class SplineCoupling(coupling.Coupling):
   `y = b x + (1 - b) spline(x; network(b x))`, where `b` is the mask. Each
   changed element has a spline on `[-bound, bound]` with `num_bins` bins. The
   network computes the widths and the heights of the bins and the slopes where
-  they meet. Beyond the interval the spline is the identity (linear tails). A
-  network that returns zeros gives the identity.
+  they meet. Their logarithms are `raw / (1 + |raw| / 3)`, between -3 and 3;
+  then the bins are scaled to fill the interval. Beyond the interval the spline
+  is the identity (linear tails). A network that returns zeros gives the
+  identity.
 
   The mask must vary only over the last dimension (`channel_mask`), which is
   split as in `AffineCoupling`.
@@ -60,9 +60,8 @@ class SplineCoupling(coupling.Coupling):
     Args:
       spline_params_fn: The network. It returns `3 num_bins - 1` unconstrained
         numbers for each changed channel, in one tensor `[N, ..., C (3 num_bins
-        - 1)]`, those of a channel side by side: the logits of the widths, the
-        logits of the heights, and the slopes before `softplus`. For everything
-        else see `shift_and_log_scale_fn` of `AffineCoupling`.
+        - 1)]`, those of a channel side by side: widths, heights and slopes. For
+        everything else see `shift_and_log_scale_fn` of `AffineCoupling`.
       mask: Boolean, True where the input passes through unchanged: `[D]` for
         vectors, `[1, 1, C]` for images.
       num_bins: Number of bins of each spline.
@@ -76,7 +75,7 @@ class SplineCoupling(coupling.Coupling):
         boolean.
       ValueError: If `mask` varies over other dimensions, is all True, or is all
         False and the network has no argument `condition`; if `num_bins` is not
-        an int from 2 to 500, or `bound` is not positive.
+        an int of at least 2, or `bound` is not positive.
     """
     parameters = dict(locals())
     check_spline(num_bins, bound)
@@ -118,25 +117,19 @@ class SplineCoupling(coupling.Coupling):
   ) -> tfb.RationalQuadraticSpline:
     bins = self._num_bins
     params = tf.reshape(params, util.dims(changed) + [3 * bins - 1])
+    params = util.soft_bound(params, _LOG_BOUND)
     widths, heights, slopes = tf.split(params, [bins, bins, bins - 1], axis=-1)
+    length = 2 * self._bound
     return tfb.RationalQuadraticSpline(
-      self._bin_sizes(widths),
-      self._bin_sizes(heights),
-      # Zeros give slopes of 1.
-      _MIN_SLOPE
-      + tf.nn.softplus(slopes + math.log(math.expm1(1 - _MIN_SLOPE))),
+      length * tf.nn.softmax(widths),
+      length * tf.nn.softmax(heights),
+      tf.exp(slopes),
       range_min=-self._bound,
       validate_args=self.validate_args,
     )
 
-  def _bin_sizes(self, logits: tf.Tensor) -> tf.Tensor:
-    """Returns positive sizes whose sum is the length of the interval."""
-    shares = tf.nn.softmax(logits) * (1 - self._num_bins * _MIN_BIN_SIZE)
-    return 2 * self._bound * (_MIN_BIN_SIZE + shares)
-
 
 def check_spline(num_bins: Any, bound: Any) -> None:
   """Raises a `ValueError` unless these are arguments of a `SplineCoupling`."""
-  if util.check_int(num_bins, 'num_bins', 2) > 500:
-    raise ValueError(f'`num_bins` must be at most 500, got {num_bins!r}.')
+  util.check_int(num_bins, 'num_bins', 2)
   util.check_positive(bound, 'bound')

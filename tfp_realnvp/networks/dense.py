@@ -128,7 +128,7 @@ class DenseNetwork(coupling_network.CouplingNetwork):
     if not self._is_affine:
       return output
     shift, raw = tf.split(output, 2, axis=-1)
-    return shift, raw / (1 + tf.abs(raw) / _LOG_SCALE_BOUND)
+    return shift, util.soft_bound(raw, _LOG_SCALE_BOUND)
 
   def _pass(self, x: tf.Tensor) -> tf.Tensor:
     for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):
