@@ -187,11 +187,11 @@ def main(argv):
     )
     with _processes() as pool:
       accuracies = list(pool.map(diagnostics.c2st, samples, references))
-    scores = [np.mean(accuracies), min(accuracies), max(accuracies)]
-    rows.append(
-      [name, results['validation_nats'], results['epochs'], results['seconds']]
-      + (scores if accuracies else 3 * [None])
-    )
+    fit = [results[key] for key in ('validation_nats', 'epochs', 'seconds')]
+    scores = 3 * [None]
+    if accuracies:
+      scores = [np.mean(accuracies), min(accuracies), max(accuracies)]
+    rows.append([name, *fit, *scores])
     print(rows[-1], flush=True)
   columns = ['model', 'validation nats', 'epochs', 'seconds']
   columns += ['C2ST', 'lowest', 'highest']

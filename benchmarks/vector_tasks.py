@@ -40,14 +40,15 @@ def _distribution(size):
   return tfp.distributions.TransformedDistribution(base, flow)
 
 
-def _estimator(size, **kwargs):
+def _estimator(size, jit_compile):
   import keras
 
   import tfp_realnvp
 
   model = tfp_realnvp.DensityEstimator(_distribution(size), num_levels=None)
   model.compile(
-    keras.optimizers.Adam(_LEARNING_RATE, global_clipnorm=_CLIP_NORM), **kwargs
+    keras.optimizers.Adam(_LEARNING_RATE, global_clipnorm=_CLIP_NORM),
+    jit_compile=jit_compile,
   )
   return model
 
@@ -56,14 +57,14 @@ def training_step(size, jit_compile=False):
   """A step of Adam."""
   import tensorflow as tf
 
-  model, rows = _estimator(size), tf.constant(_rows(size))
+  model, rows = _estimator(size, False), tf.constant(_rows(size))
   step = tf.function(model.train_step, jit_compile=jit_compile, autograph=False)
   return lambda: float(step(rows)['loss'])
 
 
-def fit(size, **kwargs):
+def fit(size, jit_compile=False):
   """Some epochs on 10,000 rows."""
-  model, rows = _estimator(size, **kwargs), _rows(size, 10_000)
+  model, rows = _estimator(size, jit_compile), _rows(size, 10_000)
   options = {'batch_size': batch_size(size), 'epochs': _NUM_EPOCHS}
   return lambda: model.fit(rows, verbose=0, **options).history['loss'][-1]
 

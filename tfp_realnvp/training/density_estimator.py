@@ -1,5 +1,6 @@
 """DensityEstimator: the Keras model that fits any tfd.Distribution."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 import math
@@ -104,7 +105,7 @@ class DensityEstimator(distribution_model.DistributionModel):
     max_skipped_in_a_row = util.check_int(
       max_skipped_in_a_row, 'max_skipped_in_a_row'
     )
-    super().__init__(distribution, name)
+    super().__init__(distribution, num_levels is None, name)
     self._likelihood = likelihood_
     self._num_levels = num_levels
     self._l2_coefficient = l2_coefficient
@@ -128,17 +129,11 @@ class DensityEstimator(distribution_model.DistributionModel):
   def metrics(self) -> list[keras.Metric]:
     return self._metrics_of_batches.metrics
 
-  def make_train_function(self, force: bool = False) -> None:
-    """Keras hook: a step that raises after too many skipped ones in a row."""
-    before = self.train_function
-    super().make_train_function(force)
-    if self.train_function is not before:
-      self.train_function = non_finite.raise_after_skipped(
-        self.train_function,
-        self,
-        self._max_skipped_in_a_row,
-        self._num_levels,
-      )
+  def wrap_train_function(self, function: Callable) -> Callable:
+    """Returns a step that raises after too many skipped ones in a row."""
+    return non_finite.raise_after_skipped(
+      function, self, self._max_skipped_in_a_row, self._num_levels
+    )
 
   def save_own_variables(self, store: Any) -> None:
     """Keras hook: writes the distribution's variables, and `step`."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import coupling
+from tfp_realnvp.training import execution
 from tfp_realnvp.training import sample_weights
 
 tfd = tfp.distributions
@@ -49,6 +50,40 @@ def _as_given(method: Callable) -> Callable:
       return method(*bound.args, **bound.kwargs)
     finally:
       keras.config.set_floatx(floatx)
+
+  return wrapper
+
+
+def _with_chosen_execution(fit: Callable) -> Callable:
+  """Wraps `keras.Model.fit` so that it chooses what `compile` left open."""
+  signature = inspect.signature(fit)
+
+  @functools.wraps(fit)
+  def wrapper(self: 'DistributionModel', *args: Any, **kwargs: Any) -> Any:
+    given = signature.bind(self, *args, **kwargs).arguments
+    is_small = (
+      self.distribution.event_shape.rank == 1
+      and self.distribute_strategy.num_replicas_in_sync == 1
+      and not self.run_eagerly
+    )
+    before = self.steps_per_execution
+    if self._chooses_steps and is_small:
+      self.steps_per_execution = execution.steps_per_execution(
+        given.get('callbacks'),
+        given.get('steps_per_epoch'),
+        given.get('validation_steps'),
+      )
+    self._trains_with_xla = (
+      self._chooses_xla
+      and is_small
+      and self._is_continuous
+      and hasattr(given.get('x'), 'shape')
+      and execution.is_faster_with_xla(self.distribution)
+    )
+    try:
+      return fit(self, *args, **kwargs)
+    finally:
+      self.steps_per_execution, self._trains_with_xla = before, False
 
   return wrapper
 
@@ -92,16 +127,23 @@ class DistributionModel(keras.Model):
   optimizers get variables that they understand.
   """
 
-  def __init__(self, distribution: tfd.Distribution, name: str):
+  def __init__(
+    self, distribution: tfd.Distribution, is_continuous: bool, name: str
+  ):
     """Initializes DistributionModel.
 
     Args:
       distribution: What the variables belong to.
+      is_continuous: Whether steps use data as they are, without the noise that
+        XLA would draw differently and the check that it would drop.
       name: Name of the model.
     """
     super().__init__(name=name)
     self.distribution = distribution
-    self._trained = None  # Ids of the variables that `train_function` trains.
+    self._is_continuous = is_continuous
+    self._chooses_xla = self._chooses_steps = False
+    self._trains_with_xla = False
+    self._functions = {}  # Of steps, with what they depend on as keys.
     self.built = True
 
   @property
@@ -142,16 +184,22 @@ class DistributionModel(keras.Model):
   def compile(
     self,
     optimizer: Any = 'adam',
-    jit_compile: bool = False,
+    jit_compile: bool | str = 'auto',
+    steps_per_execution: int | str = 'auto',
     **kwargs: Any,
   ) -> None:
     """Configures the model for training; see `keras.Model.compile`.
 
     Args:
       optimizer: Keras optimizer, or its name.
-      jit_compile: Python `bool`, whether to compile the steps with XLA, which
-        draws other noise and drops the check that `x` holds pixels. Off by
-        default: on a CPU the steps of `RealNVPChain` take longer with it.
+      jit_compile: Python `bool`, whether to compile all steps with XLA, which
+        draws other noise and drops the check that `x` holds pixels. With
+        'auto', `fit` compiles its training steps where that is faster: for
+        arrays of vectors, `num_levels=None`, affine couplings with
+        `DenseNetwork`s, and one replica.
+      steps_per_execution: How many steps run before Keras's callbacks do. With
+        'auto', up to 32 in `fit` on vectors with one replica, unless a callback
+        looks at single batches.
       **kwargs: Those of `keras.Model.compile`, but losses and metrics.
 
     Raises:
@@ -171,7 +219,15 @@ class DistributionModel(keras.Model):
           f'{module.network!r}, with a `keras.Input` first or by calling it '
           'once.'
         )
-    super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+    self._chooses_xla = jit_compile == 'auto'
+    self._chooses_steps = steps_per_execution == 'auto'
+    self._functions.clear()
+    super().compile(
+      optimizer=optimizer,
+      jit_compile=False if self._chooses_xla else jit_compile,
+      steps_per_execution=1 if self._chooses_steps else steps_per_execution,
+      **kwargs,
+    )
     self.optimizer.build(
       [OptimizerVariable(v) for v in self.trainable_variables]
     )
@@ -193,7 +249,7 @@ class DistributionModel(keras.Model):
       'Use `tfp_realnvp.export_saved_model` on the distribution.'
     )
 
-  fit = _as_given(keras.Model.fit)
+  fit = _as_given(_with_chosen_execution(keras.Model.fit))
   evaluate = _as_given(keras.Model.evaluate)
   predict = _as_given(keras.Model.predict)
   train_on_batch = _as_given(keras.Model.train_on_batch)
@@ -202,15 +258,37 @@ class DistributionModel(keras.Model):
 
   def make_train_function(self, force: bool = False) -> None:
     """Keras hook: makes a new step if other variables are to be trained."""
-    trained = [id(variable) for variable in self.trainable_variables]
-    if not trained:
+    if not self.trainable_variables:
       raise ValueError(
         f'`distribution` has no trainable variables, got {self.distribution!r}.'
         if self.trainable
         else 'The model cannot be trained: its `trainable` is False.'
       )
-    super().make_train_function(force or trained != self._trained)
-    self._trained = trained
+    for_all_steps = self.jit_compile
+    self.jit_compile = for_all_steps or self._trains_with_xla
+    try:
+      self._make('train_function', super().make_train_function, force)
+    finally:
+      self.jit_compile = for_all_steps
+
+  def make_test_function(self, force: bool = False) -> None:
+    """Keras hook."""
+    self._make('test_function', super().make_test_function, force)
+
+  def wrap_train_function(self, function: Callable) -> Callable:
+    """Returns what to call for each step, or steps, of training."""
+    return function
+
+  def _make(self, name: str, make: Callable, force: bool) -> None:
+    """Makes a function, unless there is one for the same circumstances."""
+    trained = tuple(id(variable) for variable in self.trainable_variables)
+    key = (name, trained, self.jit_compile, self.steps_per_execution)
+    if force or key not in self._functions:
+      make(force=True)
+      if name == 'train_function':
+        self.train_function = self.wrap_train_function(self.train_function)
+      self._functions[key] = getattr(self, name)
+    setattr(self, name, self._functions[key])
 
   def _maybe_symbolic_build(
     self, iterator: Any = None, data_batch: Any = None

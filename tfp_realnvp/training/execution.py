@@ -1,0 +1,80 @@
+"""How `fit` runs steps where nobody says: how many at a time, with XLA or not.
+
+A step on vectors takes a few milliseconds, and starting it takes as long.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import affine_coupling
+from tfp_realnvp.bijectors import coupling
+from tfp_realnvp.networks import dense
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+__all__ = ['is_faster_with_xla', 'steps_per_execution']
+
+_MOST_STEPS = 32
+_BATCH_HOOKS = (
+  'on_train_batch_begin',
+  'on_train_batch_end',
+  'on_test_batch_begin',
+  'on_test_batch_end',
+)
+
+
+def is_faster_with_xla(distribution: tfd.Distribution) -> bool:
+  """Returns whether training steps of a distribution are faster with XLA.
+
+  They are for affine couplings of vectors with `DenseNetwork`, compilation
+  included. Splines take too long to compile, and others' code may not compile.
+
+  Args:
+    distribution: `tfd.Distribution` of vectors.
+  """
+  is_couplings = False
+  for module in distribution.submodules:
+    if isinstance(module, coupling.Coupling):
+      is_couplings = True
+      if not isinstance(
+        module, affine_coupling.AffineCoupling
+      ) or not isinstance(module.network, dense.DenseNetwork):
+        return False
+    package = type(module).__module__.split('.')[0]
+    if package not in ('tensorflow_probability', 'tfp_realnvp'):
+      return False
+  return is_couplings
+
+
+def steps_per_execution(callbacks: Any, *limits: int | None) -> int:
+  """Returns how many steps `fit` may run at a time.
+
+  Args:
+    callbacks: Those of `fit`. Where one looks at single batches, steps run one
+      at a time.
+    *limits: Numbers of steps to stop after, which the result divides.
+  """
+  callbacks = [] if callbacks is None else callbacks
+  if not isinstance(callbacks, Sequence):
+    callbacks = [callbacks]
+  if any(_looks_at_batches(callback) for callback in callbacks):
+    return 1
+  return max(
+    count
+    for count in range(1, _MOST_STEPS + 1)
+    if all(limit % count == 0 for limit in limits if limit is not None)
+  )
+
+
+def _looks_at_batches(callback: Any) -> bool:
+  if not isinstance(callback, keras.callbacks.Callback):
+    return True  # Such as a `keras.callbacks.CallbackList`.
+  return any(
+    getattr(getattr(callback, name), '__func__', None)
+    is not getattr(keras.callbacks.Callback, name)
+    for name in _BATCH_HOOKS
+  )
