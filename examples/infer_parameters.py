@@ -47,6 +47,7 @@ from tfp_realnvp import figures
 from tfp_realnvp import simulators
 from tfp_realnvp import tables
 from tfp_realnvp.paper import reports
+from tfp_realnvp.training import callbacks
 
 tfd = tfp.distributions
 
@@ -251,9 +252,10 @@ def fit(
     batch_size=_BATCH_SIZE,
     epochs=max_epochs,
     validation_data=(theta[:tenth], x[:tenth]),
+    validation_batch_size=10_000,
     callbacks=[
       # First, so that the averages are validated and restored.
-      keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+      callbacks.SwapEMAWeights(swap_on_epoch=True),
       keras.callbacks.EarlyStopping(
         'val_loss', patience=patience, restore_best_weights=True
       ),

@@ -78,3 +78,58 @@ def test_learning_rates_of_a_cooldown():
   x = estimator_testing.vectors()[:24]
   model.fit(x, batch_size=4, callbacks=[cooldown, record], verbose=0)
   np.testing.assert_allclose(rates, [0.5, 0.5, 0.5, 0.375, 0.25, 0.125])
+
+
+def test_averages_are_validated_and_restored():
+  x = estimator_testing.vectors()
+  model = estimator_testing.vector_estimator()
+  optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+  model.compile(optimizer, jit_compile=False)
+  variables = model.trainable_variables
+  expected, weights = [], []
+
+  class Record(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+      weights.append([v.numpy() for v in variables])
+
+    def on_epoch_end(self, epoch, logs=None):
+      for variable, average in zip(variables, expected):
+        np.testing.assert_allclose(variable, average, rtol=1e-5, atol=1e-7)
+
+    def on_epoch_begin(self, epoch, logs=None):
+      if weights:
+        for variable, value in zip(variables, weights[-1]):
+          np.testing.assert_array_equal(variable, value)
+
+  class Average(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+      expected[:] = [
+        0.5 * average + 0.5 * value
+        for average, value in zip(expected or weights[-1], weights[-1])
+      ]
+
+  swap = callbacks.SwapEMAWeights(swap_on_epoch=True)
+  history = model.fit(
+    x,
+    batch_size=4,
+    epochs=3,
+    validation_data=x,
+    callbacks=[swap, Record(), Average()],
+    verbose=0,
+  ).history
+  # Training leaves the averages in the model.
+  for variable, average in zip(variables, expected):
+    np.testing.assert_allclose(variable, average, rtol=1e-5, atol=1e-7)
+  loss = model.evaluate(x, verbose=0, return_dict=True)['loss']
+  np.testing.assert_allclose(history['val_loss'][-1], loss, rtol=1e-6)
+  assert any(np.any(a != b) for a, b in zip(weights[-1], expected))
+
+
+def test_averages_need_an_optimizer_that_has_them():
+  model = estimator_testing.vector_estimator()
+  with pytest.raises(ValueError, match='use_ema=True'):
+    model.fit(
+      estimator_testing.vectors(),
+      callbacks=[callbacks.SwapEMAWeights(swap_on_epoch=True)],
+      verbose=0,
+    )
