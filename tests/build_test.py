@@ -18,7 +18,7 @@ def _targets():
       keywords = {
         k.arg: ast.literal_eval(k.value)
         for k in call.keywords
-        if k.arg in ('name', 'srcs', 'deps')
+        if k.arg in ('name', 'srcs', 'data', 'deps')
       }
       keywords['rule'] = call.func.id
       assert keywords['name'] not in targets
@@ -74,6 +74,29 @@ def test_deps_are_the_imports(name):
   )
   expected = {f':{owner[module]}' for module in modules} - {f':{name}'}
   assert set(targets[name].get('deps', [])) == expected
+
+
+def _programs(path):
+  """The programs that a test runs, by calls of `program_testing`."""
+  return {
+    node.args[0].value
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call)
+    and isinstance(node.func, ast.Attribute)
+    and isinstance(node.func.value, ast.Name)
+    and node.func.value.id == 'program_testing'
+    and node.func.attr in ('command', 'run', 'run_program')
+    and isinstance(node.args[0], ast.Constant)
+  }
+
+
+@pytest.mark.parametrize('name', _targets())
+def test_data_have_the_programs_that_a_test_runs(name):
+  target = _targets()[name]
+  if target['rule'] == 'pytest_test':
+    programs = set().union(*map(_programs, map(_ROOT.joinpath, target['srcs'])))
+    given = {*target.get('data', []), *target.get('deps', [])}
+    assert {f':{program}' for program in programs} <= given
 
 
 def test_every_library_module_has_its_test():
