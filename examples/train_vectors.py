@@ -51,11 +51,17 @@ _TABLES = {
   'wine': datasets.load_wine,
 }
 
+_COUPLINGS = {
+  'affine': tfp_realnvp.AffineCouplings,
+  'spline': tfp_realnvp.SplineCouplings,
+}
+
 FLAGS = flags.FLAGS
 
 # Two moons have many rows and few columns. The tables have few rows and many
 # columns, and need regularization more than a flexible flow.
 _TOY = {
+  'couplings': 'spline',
   'num_couplings': 8,
   'num_layers': 2,
   'hidden_size': 64,
@@ -68,6 +74,7 @@ _TOY = {
   'num_steps': 5000,
 }
 _TABLE = {
+  'couplings': 'affine',
   'num_couplings': 8,
   'num_layers': 1,
   'hidden_size': 32,
@@ -117,6 +124,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_boolean(
     'batch_norm', None, 'Whether batch normalization follows each coupling.'
+  )
+  flags.DEFINE_enum(
+    'couplings', None, [*_COUPLINGS], 'Kind of couplings of the flow.'
   )
   for name, help_text in {
     'num_couplings': 'Number of couplings.',
@@ -210,7 +220,7 @@ def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
     networks=tfp_realnvp.DenseNetworks(
       hidden_units=(FLAGS.hidden_size,) * FLAGS.num_layers, seed=FLAGS.seed
     ),
-    couplings=tfp_realnvp.AffineCouplings(
+    couplings=_COUPLINGS[FLAGS.couplings](
       batch_norm=tfp_realnvp.BatchNormOptions() if FLAGS.batch_norm else None
     ),
     dtype=tf.float64,

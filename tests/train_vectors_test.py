@@ -123,7 +123,8 @@ def test_errors_come_before_training_and_without_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_csv_of_two_columns(tmp_path):
+@pytest.mark.parametrize('couplings', ['affine', 'spline'])
+def test_csv_of_two_columns(couplings, tmp_path):
   rng = np.random.default_rng(0)
   rows = rng.normal(size=[201, 3]) * [1, 50, 0] + [7, 0, 1]
   rows[3, 0] = np.nan
@@ -142,6 +143,7 @@ def test_csv_of_two_columns(tmp_path):
     '--drop_missing',
     '--dequantize',
     '--num_steps=300',
+    f'--couplings={couplings}',
     '--num_couplings=2',
     '--noise=0',
     '--degrees_of_freedom=inf',
