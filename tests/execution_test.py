@@ -39,6 +39,11 @@ def test_where_xla_is_faster(distribution, expected):
   assert execution.is_faster_with_xla(distribution()) == expected
 
 
+class _OldName(keras.callbacks.Callback):
+  def on_batch_end(self, batch, logs=None):
+    pass
+
+
 @pytest.mark.parametrize(
   'callbacks, limits, expected',
   [
@@ -50,6 +55,7 @@ def test_where_xla_is_faster(distribution, expected):
     ([keras.callbacks.LambdaCallback(on_train_batch_end=print)], (), 1),
     ([keras.callbacks.LambdaCallback(on_test_batch_begin=print)], (), 1),
     ([keras.callbacks.ModelCheckpoint('x.weights.h5')], (), 1),
+    ([_OldName()], (), 1),
     (keras.callbacks.CallbackList(), (), 1),
     (None, (75,), 25),
     (None, (60, 50), 10),

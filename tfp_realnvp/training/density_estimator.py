@@ -105,7 +105,7 @@ class DensityEstimator(distribution_model.DistributionModel):
     max_skipped_in_a_row = util.check_int(
       max_skipped_in_a_row, 'max_skipped_in_a_row'
     )
-    super().__init__(distribution, num_levels is None, name)
+    super().__init__(distribution, is_continuous=num_levels is None, name=name)
     self._likelihood = likelihood_
     self._num_levels = num_levels
     self._l2_coefficient = l2_coefficient

@@ -267,7 +267,12 @@ class DistributionModel(keras.Model):
     for_all_steps = self.jit_compile
     self.jit_compile = for_all_steps or self._trains_with_xla
     try:
-      self._make('train_function', super().make_train_function, force)
+      self._make(
+        'train_function',
+        super().make_train_function,
+        force,
+        self.wrap_train_function,
+      )
     finally:
       self.jit_compile = for_all_steps
 
@@ -279,15 +284,19 @@ class DistributionModel(keras.Model):
     """Returns what to call for each step, or steps, of training."""
     return function
 
-  def _make(self, name: str, make: Callable, force: bool) -> None:
+  def _make(
+    self,
+    name: str,
+    make: Callable,
+    force: bool,
+    wrap: Callable = lambda function: function,
+  ) -> None:
     """Makes a function, unless there is one for the same circumstances."""
     trained = tuple(id(variable) for variable in self.trainable_variables)
     key = (name, trained, self.jit_compile, self.steps_per_execution)
     if force or key not in self._functions:
       make(force=True)
-      if name == 'train_function':
-        self.train_function = self.wrap_train_function(self.train_function)
-      self._functions[key] = getattr(self, name)
+      self._functions[key] = wrap(getattr(self, name))
     setattr(self, name, self._functions[key])
 
   def _maybe_symbolic_build(

@@ -24,6 +24,9 @@ _BATCH_HOOKS = (
   'on_train_batch_end',
   'on_test_batch_begin',
   'on_test_batch_end',
+  # Older names of those in training, which they call.
+  'on_batch_begin',
+  'on_batch_end',
 )
 
 
@@ -36,10 +39,10 @@ def is_faster_with_xla(distribution: tfd.Distribution) -> bool:
   Args:
     distribution: `tfd.Distribution` of vectors.
   """
-  is_couplings = False
+  has_couplings = False
   for module in distribution.submodules:
     if isinstance(module, coupling.Coupling):
-      is_couplings = True
+      has_couplings = True
       if not isinstance(
         module, affine_coupling.AffineCoupling
       ) or not isinstance(module.network, dense.DenseNetwork):
@@ -47,7 +50,7 @@ def is_faster_with_xla(distribution: tfd.Distribution) -> bool:
     package = type(module).__module__.split('.')[0]
     if package not in ('tensorflow_probability', 'tfp_realnvp'):
       return False
-  return is_couplings
+  return has_couplings
 
 
 def steps_per_execution(callbacks: Any, *limits: int | None) -> int:
