@@ -296,10 +296,11 @@ def main(argv: list[str]) -> None:
     run(stop)
   finally:
     if stop.signal:
-      saved = (
-        'Nothing' if stop.saved_step is None else f'Step {stop.saved_step}'
-      )
+      step = stop.saved_step
+      saved = 'Nothing' if step is None else f'Step {step}'
       print(f'Stopped by {stop.signal.name}. {saved} is saved.')
+    if stop.is_exiting:  # Code of TensorFlow can turn the exit into an error.
+      stop.exit()
 
 
 def run(stop: callbacks.StopOnSignal) -> None:

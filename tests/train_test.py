@@ -67,6 +67,32 @@ def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
   assert 'Stopped by SIGTERM. Nothing is saved.' in capsys.readouterr().out
 
 
+def test_exit_that_becomes_an_error_keeps_its_status(stop, monkeypatch):
+  def run(stop):
+    try:
+      signal.raise_signal(signal.SIGTERM)
+    except SystemExit as error:
+      raise SystemExit('An error.') from error
+
+  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
+  monkeypatch.setattr(train, 'run', run)
+  with pytest.raises(SystemExit) as ended:
+    train.main(['train'])
+  assert ended.value.code == 143
+
+
+def test_error_while_saving_after_a_signal_is_told(stop, monkeypatch):
+  def run(stop):
+    with stop.deferred():
+      signal.raise_signal(signal.SIGTERM)
+      raise SystemExit('No space left.')
+
+  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
+  monkeypatch.setattr(train, 'run', run)
+  with pytest.raises(SystemExit, match='No space left'):
+    train.main(['train'])
+
+
 def _begin(*flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
   """Starts a run that handles Ctrl-C by `sigint`, however pytest handles it."""
   program = program_testing.ROOT / 'tests' / 'programs' / 'with_sigint.py'
@@ -119,7 +145,7 @@ def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
   status, output, step = _stop_at(
     path, signal.SIGINT, *flags, '--num_steps=100000'
   )
-  assert status == 130
+  assert status == 130, output[-3000:]
   assert 'Traceback' not in output
   assert step >= 4
   assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
@@ -212,7 +238,7 @@ def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
   status, output, step = _stop_at(
     tmp_path / 'ckpt-2.index', signal.SIGTERM, *flags, sigint='SIG_IGN'
   )
-  assert status == 143
+  assert status == 143, output[-3000:]
   assert 'Traceback' not in output
   assert 2 <= step < _NUM_STEPS
   assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
@@ -220,7 +246,7 @@ def test_run_stopped_by_sigterm_ends_in_the_same_weights(undisturbed, tmp_path):
   status, output, step = _stop_at(
     reports.samples_path(tmp_path, _NUM_STEPS), signal.SIGTERM, *flags
   )
-  assert status == 143
+  assert status == 143, output[-3000:]
   assert step == _NUM_STEPS
   assert 'test bits/dim' in _run(*flags)
   _assert_same(tmp_path, undisturbed)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -21,12 +21,14 @@ class StopOnSignal(keras.callbacks.Callback):
 
   Attributes:
     signal: The first signal that was received, or `None`.
+    is_exiting: Whether `exit` has been called.
     saved_step: Step of the newest checkpoint, or `None`.
   """
 
   def __init__(self) -> None:
     super().__init__()
     self.signal = None
+    self.is_exiting = False
     self.saved_step = None
     self._is_deferred = False
     for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
@@ -40,9 +42,11 @@ class StopOnSignal(keras.callbacks.Callback):
       return
     self.signal = signal.Signals(number)
     if not self._is_deferred:
-      self._exit()
+      self.exit()
 
-  def _exit(self) -> None:
+  def exit(self) -> NoReturn:
+    """Exits with the status of the signal."""
+    self.is_exiting = True
     raise SystemExit(128 + self.signal)
 
   @contextlib.contextmanager
@@ -54,7 +58,7 @@ class StopOnSignal(keras.callbacks.Callback):
     finally:
       self._is_deferred = False
     if self.signal:
-      self._exit()
+      self.exit()
 
   def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
     """Keras hook: stops `fit` after a signal."""
