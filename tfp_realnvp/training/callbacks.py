@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 import contextlib
 import signal
-from typing import Any, NoReturn
+from typing import Any
+from typing import NoReturn
 
 import keras
 import tensorflow as tf
