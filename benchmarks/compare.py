@@ -25,7 +25,6 @@ from absl import flags
 from benchmarks import harness
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list('variants', None, 'Variants to compare; all by default.')
 
 _XLA = {'jit_compile': True}
 _BFLOAT16 = {'compute_dtype': 'bfloat16'}
@@ -145,6 +144,12 @@ BENCHMARKS = {
 }
 
 
+def define_flags():
+  """Defines the flags. Processes that import the program do not need them."""
+  harness.define_flags()
+  flags.DEFINE_list('variants', None, 'Variants to compare; all by default.')
+
+
 def main(argv):
   names = argv[1:]
   if not names or not set(names) <= set(BENCHMARKS):
@@ -152,7 +157,7 @@ def main(argv):
   for name in names:
     variants = _selected(BENCHMARKS[name])
     columns, rows = _table(variants, harness.measure(variants))
-    harness.report(name, columns, rows)
+    harness.report(name, columns, rows, harness.model_options())
 
 
 def _selected(variants):
@@ -189,4 +194,5 @@ def _table(variants, results):
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

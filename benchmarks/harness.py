@@ -6,6 +6,7 @@ quoting. Each variant has its own process, with its own environment, threads and
 memory; while one works the others wait.
 """
 
+from concurrent import futures
 import dataclasses
 import datetime
 import importlib
@@ -24,14 +25,6 @@ from absl import flags
 from benchmarks import tasks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-  'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Model to measure.'
-)
-flags.DEFINE_integer('batch_size', 64, 'Number of images at once.', 1)
-flags.DEFINE_integer('rounds', 7, 'Number of turns of each variant.', 1)
-flags.DEFINE_string(
-  'output_dir', 'runs/benchmarks', 'Directory to write <name>.json to.'
-)
 
 # TensorFlow itself chooses oneDNN's kernels on recent CPUs only.
 ENVIRONMENT = {
@@ -39,6 +32,23 @@ ENVIRONMENT = {
   'TF_CPP_MIN_LOG_LEVEL': '3',
   'ABSL_MIN_LOG_LEVEL': '3',
 }
+
+
+def define_flags():
+  """Defines the flags of `measure` and `report`."""
+  flags.DEFINE_enum(
+    'architecture', 'small', sorted(tasks.ARCHITECTURES), 'Model to measure.'
+  )
+  flags.DEFINE_integer('batch_size', 64, 'Number of images at once.', 1)
+  flags.DEFINE_integer('rounds', 7, 'Number of turns of each variant.', 1)
+  define_output_flag()
+
+
+def define_output_flag():
+  """Defines the flag of `report`."""
+  flags.DEFINE_string(
+    'output_dir', 'runs/benchmarks', 'Directory to write <name>.json to.'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +200,27 @@ def measure(variants):
   return results
 
 
-def report(name, columns, rows):
+def processes(count=None):
+  """Returns a pool of processes that start afresh."""
+  return futures.ProcessPoolExecutor(
+    count, multiprocessing.get_context('spawn')
+  )
+
+
+def alone(function, *args, **kwargs):
+  """Calls a function in a process of its own: libraries do not share one."""
+  with processes(1) as pool:
+    return pool.submit(function, *args, **kwargs).result()
+
+
+def report(name, columns, rows, options):
   """Prints a table, and writes it as JSON with a description of the machine.
 
   Args:
     name: Name of the table and of its file.
     columns: Names of the columns.
     rows: Lists of their values.
+    options: Dictionary of what was chosen, which is written as well.
   """
   cells = [columns] + [[_format(value) for value in row] for row in rows]
   widths = [max(map(len, column)) for column in zip(*cells)]
@@ -208,7 +232,7 @@ def report(name, columns, rows):
   path.parent.mkdir(parents=True, exist_ok=True)
   content = {
     'benchmark': name,
-    'options': model_options(),
+    'options': options,
     'machine': _machine(),
     'rows': [dict(zip(columns, row)) for row in rows],
   }
@@ -218,7 +242,7 @@ def report(name, columns, rows):
 
 def _format(value):
   if isinstance(value, float):
-    return f'{value:.3g}' if value < 100 else f'{value:.0f}'
+    return f'{value:.4g}' if value < 1000 else f'{value:.0f}'
   return '' if value is None else str(value)
 
 

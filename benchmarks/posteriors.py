@@ -26,11 +26,8 @@ Models whose package is not installed are left out.
      https://arxiv.org/abs/2101.04653
 """
 
-from concurrent import futures
 import importlib.util
-import multiprocessing
 import pathlib
-import time
 
 from absl import app
 from absl import flags
@@ -46,6 +43,7 @@ _NUM_SAMPLES = 10_000
 
 def define_flags():
   """Defines the flags. Processes that import the program do not need them."""
+  harness.define_output_flag()
   flags.DEFINE_string(
     'reference', None, 'Directory of observations; without it, no C2ST.'
   )
@@ -76,11 +74,10 @@ def _library(theta, x, observations, epochs, seed, couplings):
 
 def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   """The same with a flow of zuko."""
-  import copy
-
   import torch
-  from torch.optim import swa_utils
   import zuko
+
+  from benchmarks import zuko_flows
 
   torch.manual_seed(seed)
   rows, mean, scale = [], [], []
@@ -94,38 +91,16 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
     transforms=num_transforms,
     hidden_features=(64, 64),
   )
-  average = swa_utils.AveragedModel(
-    flow, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99)
-  )
   tenth = len(theta) // 10
-  optimizer = torch.optim.Adam(flow.parameters(), 1e-3)
-  losses, best = [], None
-  start = time.perf_counter()
-  for _ in range(epochs or 1000):
-    for indices in (torch.randperm(len(theta) - tenth) + tenth).split(256):
-      optimizer.zero_grad()
-      loss = -flow(rows[1][indices]).log_prob(rows[0][indices]).mean()
-      loss.backward()
-      torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-      optimizer.step()
-      average.update_parameters(flow)
-    with torch.no_grad():
-      log_prob = average.module(rows[1][:tenth]).log_prob(rows[0][:tenth])
-      losses.append(-log_prob.mean())
-    if losses[-1] == min(losses):
-      best = copy.deepcopy(average.module.state_dict())
-    if not epochs and len(losses) > 20 + np.argmin(losses):
-      break
-  seconds = time.perf_counter() - start
-  flow.load_state_dict(best)
+  train, validation = [r[tenth:] for r in rows], [r[:tenth] for r in rows]
+  results = zuko_flows.fit(flow, train, validation, epochs=epochs)
   samples = []
   with torch.no_grad():
     for row in observations:
       condition = torch.tensor((row - mean[1]) / scale[1]).float()
       draws = flow(condition).sample((_NUM_SAMPLES,)).numpy()
       samples.append(draws * scale[0] + mean[0])
-  results = {'validation_nats': float(min(losses)), 'epochs': len(losses)}
-  return results | {'seconds': seconds}, samples
+  return results, samples
 
 
 _MODELS = {
@@ -142,18 +117,6 @@ def _load(reference):
   read = lambda name: [pd.read_csv(d / name).to_numpy() for d in directories]
   observations = [row[0] for row in read('observation.csv')]
   return observations, read('reference_posterior_samples.csv.bz2')
-
-
-def _processes(count=None):
-  return futures.ProcessPoolExecutor(
-    count, multiprocessing.get_context('spawn')
-  )
-
-
-def _alone(function, *args, **kwargs):
-  """Calls a function in a process of its own: libraries do not share one."""
-  with _processes(1) as pool:
-    return pool.submit(function, *args, **kwargs).result()
 
 
 def main(argv):
@@ -176,7 +139,7 @@ def main(argv):
     function, kwargs = _MODELS[name]
     if function is _zuko and not importlib.util.find_spec('zuko'):
       continue
-    results, samples = _alone(
+    results, samples = harness.alone(
       function,
       theta.to_numpy(),
       x.to_numpy(),
@@ -185,7 +148,7 @@ def main(argv):
       FLAGS.seed,
       **kwargs,
     )
-    with _processes() as pool:
+    with harness.processes() as pool:
       accuracies = list(pool.map(diagnostics.c2st, samples, references))
     fit = [results[key] for key in ('validation_nats', 'epochs', 'seconds')]
     scores = 3 * [None]
@@ -195,7 +158,10 @@ def main(argv):
     print(rows[-1], flush=True)
   columns = ['model', 'validation nats', 'epochs', 'seconds']
   columns += ['C2ST', 'lowest', 'highest']
-  harness.report(f'posteriors_{task}', columns, rows)
+  options = {
+    name: FLAGS[name].value for name in ('num_simulations', 'epochs', 'seed')
+  }
+  harness.report(f'posteriors_{task}', columns, rows, options)
 
 
 if __name__ == '__main__':

@@ -41,11 +41,12 @@ _GROUPS = {
 def main(argv):
   del argv
   os.environ.update(harness.ENVIRONMENT)
+  options = harness.model_options()
   columns = ['kernels', 'a step', 'milliseconds', 'share']
-  harness.report('profile_step', columns, kernel_rows())
+  harness.report('profile_step', columns, kernel_rows(), options)
   columns = ['convolution', 'input', 'kernel', 'a step', 'milliseconds']
   columns += ['GFLOP/s', 'milliseconds a step']
-  harness.report('convolutions', columns, convolution_rows())
+  harness.report('convolutions', columns, convolution_rows(), options)
 
 
 def kernel_rows():
@@ -129,4 +130,5 @@ def convolution_rows():
 
 
 if __name__ == '__main__':
+  harness.define_flags()
   app.run(main)

@@ -150,6 +150,13 @@ def define_flags() -> None:
   )
 
 
+def set_defaults() -> None:
+  """Sets the flags that were not given."""
+  for name, value in (_TOY if FLAGS.dataset == 'moons' else _TABLE).items():
+    if FLAGS[name].value is None:
+      FLAGS[name].value = value
+
+
 def load_table() -> pd.DataFrame:
   """Returns the data set that the flags describe: float `[N, D]`, with names.
 
@@ -185,26 +192,6 @@ def load_other(columns: list[str]) -> pd.DataFrame:
     FLAGS.drop_missing,
     columns,
   )
-
-
-def split(
-  rows: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Shuffles rows and splits them into training (3/5), validation and test."""
-  rows = np.random.default_rng(seed).permutation(rows).astype(np.float64)
-  fifth = len(rows) // 5
-  return rows[2 * fifth :], rows[:fifth], rows[fifth : 2 * fifth]
-
-
-def whitening(rows: np.ndarray) -> tfb.Bijector:
-  """Returns the affine bijector from whitened rows to rows.
-
-  Whitened rows have mean zero and identity covariance.
-  """
-  mean, scale = rows.mean(0), rows.std(0)
-  correlation = np.cov(((rows - mean) / scale).T, bias=True)
-  factor = scale[:, np.newaxis] * np.linalg.cholesky(correlation)
-  return tfb.Chain([tfb.Shift(mean), tfb.ScaleMatvecTriL(factor)])
 
 
 def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
@@ -280,14 +267,13 @@ def fit(
 
 
 def score(
-  model: tfp_realnvp.DensityEstimator, test: np.ndarray, other: pd.DataFrame
+  model: tfp_realnvp.DensityEstimator, held_out: np.ndarray, other: pd.DataFrame
 ) -> pd.DataFrame:
-  """Returns log-likelihoods, and their percentiles among the test rows."""
-  ranked = np.sort(model.predict(test, batch_size=1024, verbose=0))
+  """Returns log-likelihoods, and their percentiles among those held out."""
   log_prob = model.predict(other.to_numpy(), batch_size=1024, verbose=0)
-  below = np.searchsorted(ranked, log_prob, side='right')
+  below = np.searchsorted(np.sort(held_out), log_prob, side='right')
   return pd.DataFrame(
-    {'log_likelihood': log_prob, 'percentile': 100 * below / len(test)},
+    {'log_likelihood': log_prob, 'percentile': 100 * below / len(held_out)},
     index=other.index,
   )
 
@@ -295,9 +281,7 @@ def score(
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  for name, value in (_TOY if FLAGS.dataset == 'moons' else _TABLE).items():
-    if FLAGS[name].value is None:
-      FLAGS[name].value = value
+  set_defaults()
   keras.utils.set_random_seed(FLAGS.seed)
   table = load_table()
   names = ', '.join(map(repr, table.columns))
@@ -305,7 +289,7 @@ def main(argv: list[str]) -> None:
   if table.shape[1] < 2:
     raise SystemExit(f'There must be at least two columns, got {names}.')
   other = load_other(list(table.columns))
-  parts = split(table.to_numpy(), FLAGS.seed)
+  parts = tables.split(table.to_numpy(), FLAGS.seed)
   tables.check_columns(parts[0], table.columns)
   is_integer = tables.integer_columns(table.to_numpy())
   if FLAGS.dequantize:
@@ -319,8 +303,16 @@ def main(argv: list[str]) -> None:
       '[0, 1), or leave these columns out with --drop_columns.',
       ', '.join(map(repr, table.columns[is_integer])),
     )
+  is_repeating = tables.repeating_columns(table.to_numpy()) & ~is_integer
+  if is_repeating.any():
+    logging.warning(
+      'Columns %s have few different values. Densities can grow without bound '
+      'there, so log-likelihoods say little. Leave these columns out with '
+      '--drop_columns.',
+      ', '.join(map(repr, table.columns[is_repeating])),
+    )
   train, validation, test = parts
-  whiten = whitening(train)
+  whiten = tables.whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
   reports.make_model_dir(model_dir)
   distribution = build_distribution(whiten)
@@ -330,9 +322,9 @@ def main(argv: list[str]) -> None:
     figures.mapping(distribution, test[:2000]).savefig(
       model_dir / 'mapping.png'
     )
+  log_prob = model.predict(test, batch_size=1024, verbose=0)
   if FLAGS.score is not None:
-    score(model, test, other).to_csv(model_dir / 'scores.csv')
-  log_prob = tf.function(distribution.log_prob)(test).numpy()
+    score(model, log_prob, other).to_csv(model_dir / 'scores.csv')
   gaussian, best, count = diagnostics.gaussian_mixtures(
     whiten, train, validation, test, FLAGS.seed
   )
@@ -340,7 +332,8 @@ def main(argv: list[str]) -> None:
     f'Mean log-likelihood of {len(test)} held-out rows of {table.shape[1]} '
     f'columns, in nats: Real NVP {log_prob.mean():.3f} '
     f'(standard error {log_prob.std() / len(test) ** 0.5:.3f}), '
-    f'Gaussian {gaussian:.3f}, mixture of {count} Gaussians {best:.3f}.'
+    f'Gaussian {gaussian.mean():.3f}, '
+    f'mixture of {count} Gaussians {best.mean():.3f}.'
   )
 
 

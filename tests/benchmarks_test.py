@@ -14,6 +14,8 @@ from absl.testing import flagsaver
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from sklearn import datasets
 import tensorflow as tf
 
 from benchmarks import compare
@@ -25,6 +27,9 @@ from benchmarks import two_pass
 from benchmarks import vector_tasks
 from tests import flow_testing
 from tests import program_testing
+from tfp_realnvp import tables
+
+compare.define_flags()
 
 TINY = {
   'image_size': 8,
@@ -195,7 +200,17 @@ def test_tasks_of_peers_run(name, tmp_path):
   assert calls('sample', 1).shape == (1, 512, 2)
 
 
-@pytest.mark.slow
+def _rows(output_dir, name, module, *arguments):
+  """Runs a benchmark and returns the rows of one of its tables."""
+  subprocess.run(
+    [sys.executable, '-m', module, *arguments, f'--output_dir={output_dir}'],
+    cwd=program_testing.ROOT,
+    env=program_testing.environment(),
+    check=True,
+  )
+  return json.loads((output_dir / f'{name}.json').read_text())['rows']
+
+
 @pytest.mark.slow
 def test_posteriors_are_held_against_their_references(tmp_path):
   rng = np.random.default_rng(0)
@@ -206,25 +221,40 @@ def test_posteriors_are_held_against_their_references(tmp_path):
     (folder / 'observation.csv').write_text('data_1,data_2\n0.25,0\n')
     theta = pd.DataFrame(rng.normal(center, 0.4, size=[200, 2]))
     theta.to_csv(folder / 'reference_posterior_samples.csv.bz2', index=False)
-  subprocess.run(
-    [
-      *(sys.executable, '-m', 'benchmarks.posteriors', 'two_moons'),
-      *('--models=affine', '--num_simulations=500', '--epochs=2'),
-      *(f'--reference={folder.parent}', f'--output_dir={tmp_path}'),
-    ],
-    cwd=program_testing.ROOT,
-    env=program_testing.environment(),
-    check=True,
+  (row,) = _rows(
+    tmp_path,
+    'posteriors_two_moons',
+    *('benchmarks.posteriors', 'two_moons', '--models=affine'),
+    *('--num_simulations=500', '--epochs=2', f'--reference={folder.parent}'),
   )
-  (row,) = json.loads((tmp_path / 'posteriors_two_moons.json').read_text())[
-    'rows'
-  ]
   assert row['epochs'] == 2
   # Standardized parameters have 2.84 nats without data.
   assert 2 < row['validation nats'] < 3.2
   assert row['lowest'] < 0.85
   assert row['highest'] == 1
   np.testing.assert_allclose(row['C2ST'], (row['lowest'] + row['highest']) / 2)
+
+
+@pytest.mark.slow
+def test_densities_of_tables_are_held_against_gaussians(tmp_path):
+  flow, gaussian, *_ = _rows(
+    tmp_path, 'table_densities_iris', 'benchmarks.table_densities', 'iris'
+  )
+  rows = datasets.load_iris().data
+  train, _, test = tables.split(rows, seed=0)
+  normal = stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True))
+  expected = normal.logpdf(test)
+  np.testing.assert_allclose(
+    gaussian['log-likelihood'], expected.mean(), rtol=1e-3
+  )
+  np.testing.assert_allclose(
+    gaussian['its error'], expected.std() / 30**0.5, rtol=1e-3
+  )
+  np.testing.assert_allclose(
+    gaussian['behind Real NVP'],
+    flow['log-likelihood'] - gaussian['log-likelihood'],
+  )
+  assert flow['behind Real NVP'] == 0
 
 
 def test_networks_that_run_twice_give_the_same_values():
@@ -435,7 +465,9 @@ def test_a_turn_is_as_long_as_asked_for(monkeypatch):
 def test_profile_adds_up_kernels_and_convolutions(monkeypatch):
   reports = {}
   monkeypatch.setattr(
-    harness, 'report', lambda name, _, rows: reports.update({name: rows})
+    harness,
+    'report',
+    lambda name, _, rows, options: reports.update({name: rows}),
   )
   options = {'architecture': 'tiny', 'batch_size': 2}
   monkeypatch.setattr(harness, 'model_options', lambda: options)

@@ -170,3 +170,26 @@ def test_conditions_may_depend_on_each_other_but_must_vary():
 def test_integer_columns():
   rows = np.array([[1.0, 0.5, -3.0], [2.0, 1.0, 1e9]])
   assert [*tables.integer_columns(rows)] == [True, False, True]
+
+
+def test_columns_of_few_values():
+  i = np.arange(100)
+  rows = np.stack([i / 7, i % 5 / 7, i % 6 / 7], axis=1)
+  assert [*tables.repeating_columns(rows)] == [False, True, False]
+
+
+def test_split_parts_the_rows():
+  rows = np.arange(20.0).reshape(10, 2)
+  parts = tables.split(rows, seed=0)
+  assert [len(part) for part in parts] == [6, 2, 2]
+  np.testing.assert_array_equal(np.sort(np.concatenate(parts), axis=0), rows)
+
+
+def test_whitening_by_hand():
+  # The columns have variances 1 and 4, and covariance 1.
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=[50, 2]) @ [[1.0, 1.0], [0.0, np.sqrt(3)]] + [5, -5]
+  whiten = tables.whitening(rows)
+  white = whiten.inverse(rows).numpy()
+  np.testing.assert_allclose(white.mean(0), 0, atol=1e-12)
+  np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(2), atol=1e-12)

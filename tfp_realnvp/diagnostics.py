@@ -31,18 +31,19 @@ def gaussian_mixtures(
   validation: np.ndarray,
   test: np.ndarray,
   seed: int,
-) -> tuple[float, float, int]:
+) -> tuple[np.ndarray, np.ndarray, int]:
   """Fits Gaussian mixtures to whitened rows, for numerical accuracy.
 
   Args:
     whiten: Bijector from whitened rows to rows.
     train: Rows to fit to, `[N, D]`.
     validation: Rows that choose the number of components.
-    test: Held-out rows.
+    test: Held-out rows, `[N, D]`.
     seed: Seed of the initial clusters.
 
   Returns:
-    gaussian: Mean log-likelihood of the test rows under one Gaussian, in nats.
+    gaussian: Log-likelihoods of the test rows under one Gaussian, `[N]`, in
+      nats.
     best: The same under the mixture that is best on the validation rows.
     num_components: Number of components of that mixture.
   """
@@ -56,8 +57,10 @@ def gaussian_mixtures(
       count, reg_covar=1e-6, n_init=3, random_state=seed
     )
     fitted.fit(whitened[0])
-    scores[count] = [fitted.score(x) - float(log_det) for x in whitened[1:]]
-  best = max(scores, key=lambda count: scores[count][0])
+    scores[count] = [
+      fitted.score_samples(x) - float(log_det) for x in whitened[1:]
+    ]
+  best = max(scores, key=lambda count: scores[count][0].mean())
   return scores[1][1], scores[best][1], best
 
 

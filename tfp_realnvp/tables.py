@@ -15,6 +15,7 @@ import shlex
 from absl import logging
 import numpy as np
 import pandas as pd
+import tensorflow_probability as tfp
 
 __all__ = [
   'SEPARATORS',
@@ -23,7 +24,12 @@ __all__ = [
   'drop',
   'integer_columns',
   'read_table',
+  'repeating_columns',
+  'split',
+  'whitening',
 ]
+
+tfb = tfp.bijectors
 
 # In this order: the first one that divides the first line is the separator.
 SEPARATORS = {
@@ -273,6 +279,35 @@ def check_columns(
 def integer_columns(rows: np.ndarray) -> np.ndarray:
   """Returns which columns have integers only: bool `[D]`."""
   return np.all(rows == np.floor(rows), axis=0)
+
+
+def repeating_columns(rows: np.ndarray) -> np.ndarray:
+  """Returns which columns have few values for their rows: bool `[D]`.
+
+  Each value stands in 20 rows on average, or in more.
+  """
+  count = np.array([len(np.unique(column)) for column in rows.T])
+  return 20 * count <= len(rows)
+
+
+def split(
+  rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Shuffles rows and splits them into training (3/5), validation and test."""
+  rows = np.random.default_rng(seed).permutation(rows).astype(np.float64)
+  fifth = len(rows) // 5
+  return rows[2 * fifth :], rows[:fifth], rows[fifth : 2 * fifth]
+
+
+def whitening(rows: np.ndarray) -> tfb.Bijector:
+  """Returns the affine bijector from whitened rows to rows.
+
+  Whitened rows have mean zero and identity covariance.
+  """
+  mean, scale = rows.mean(0), rows.std(0)
+  correlation = np.cov(((rows - mean) / scale).T, bias=True)
+  factor = scale[:, np.newaxis] * np.linalg.cholesky(correlation)
+  return tfb.Chain([tfb.Shift(mean), tfb.ScaleMatvecTriL(factor)])
 
 
 def _quoted(names: Iterable[str]) -> str:
