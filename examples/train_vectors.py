@@ -80,9 +80,9 @@ _TABLE = {
   'hidden_size': 32,
   'batch_norm': False,
   'degrees_of_freedom': 4.0,
-  'noise': 0.2,
+  'noise': 0.4,
   'weight_decay': 0.5,
-  'learning_rate': 2e-3,
+  'learning_rate': 5e-4,
   'batch_size': 64,
   'num_steps': 1500,
 }
