@@ -35,22 +35,28 @@ def command(program, *flags):
   return [sys.executable, f'examples/{program}.py', *flags]
 
 
-def environment():
-  return os.environ | {'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
+def environment(path=None):
+  """Returns the environment of a program, which can import from `path`."""
+  paths = [str(ROOT)] + ([] if path is None else [str(path)])
+  return os.environ | {
+    'PYTHONPATH': os.pathsep.join(paths),
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+  }
 
 
-def run(program, *flags, expect=0):
+def run(program, *flags, expect=0, path=None):
   """Runs a program of examples/ and returns its output.
 
   Args:
     program: Name of the module.
     *flags: Command line.
     expect: Exit status that the program must have.
+    path: Directory of other modules that the program imports.
   """
   done = subprocess.run(
     command(program, *flags),
     cwd=ROOT,
-    env=environment(),
+    env=environment(path),
     capture_output=True,
     text=True,
     timeout=600,

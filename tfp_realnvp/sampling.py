@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy import special
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -116,7 +115,8 @@ def normalized_weights(log_weights: np.ndarray) -> np.ndarray:
   Args:
     log_weights: `[N]`.
   """
-  return special.softmax(np.asarray(log_weights, np.float64))
+  log_weights = np.asarray(log_weights, np.float64)
+  return np.exp(log_weights - np.logaddexp.reduce(log_weights))
 
 
 def effective_fraction(log_weights: np.ndarray) -> float:
@@ -142,7 +142,7 @@ def log_normalizer(log_weights: np.ndarray) -> tuple[float, float]:
     The estimate `log mean(w)` and its standard error,
     `std(w) / (mean(w) sqrt(N))`.
   """
-  log_sum = special.logsumexp(np.asarray(log_weights, np.float64))
+  log_sum = np.logaddexp.reduce(np.asarray(log_weights, np.float64))
   count = len(log_weights)
   error = np.std(count * normalized_weights(log_weights)) / np.sqrt(count)
   return float(log_sum - np.log(count)), float(error)

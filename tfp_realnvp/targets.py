@@ -208,7 +208,14 @@ def load_target(path: str, size: int | None) -> Target:
   if is_function:
     util.check_int(size, 'size', minimum=2)
     return Target(size, found, _numbered('x', size))
-  return found if isinstance(found, Target) else joint_target(found)
+  if isinstance(found, Target):
+    return found
+  if not hasattr(found, 'unnormalized_log_prob'):
+    raise ValueError(
+      f'{path!r} is neither a function nor a JointDistributionPinned, but '
+      f'{found!r}.'
+    )
+  return joint_target(found)
 
 
 def _part_names(structure: Any) -> list[str]:

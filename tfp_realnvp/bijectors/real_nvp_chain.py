@@ -16,6 +16,7 @@ from tfp_realnvp.bijectors import factor_out
 from tfp_realnvp.bijectors import flow_bijector
 from tfp_realnvp.bijectors import flow_sequence
 from tfp_realnvp.networks import coupling_network
+from tfp_realnvp.networks import moving_statistics
 
 tfb = tfp.bijectors
 
@@ -161,6 +162,10 @@ class RealNVPChain(flow_bijector.FlowBijector):
       parameters=parameters,
       name=name,
     )
+    self._has_statistics = any(
+      isinstance(module, moving_statistics.MovingStatistics)
+      for module in self.submodules
+    )
 
   @property
   def bijectors(self) -> list[tfb.Bijector]:
@@ -236,7 +241,10 @@ class RealNVPChain(flow_bijector.FlowBijector):
     self, x: tf.Tensor, training: bool = False, condition: Any = None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     condition = self._broadcast(condition, x)
-    return self._sequence.inverse_and_log_det(x, training, condition)
+    y, fldj = self._sequence.inverse_and_log_det(x, training, condition)
+    if self._has_statistics:
+      y = moving_statistics.warn_if_fitted(y, self)
+    return y, fldj
 
   def _inverse_and_log_det(
     self, y: tf.Tensor, training: bool = False, condition: Any = None

@@ -103,30 +103,44 @@ class SplineCoupling(coupling.Coupling):
     self, changed: tf.Tensor, params: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
     spline = self._spline(changed, params)
-    return spline.forward(changed), spline.forward_log_det_jacobian(changed)
+    return (
+      self._within(changed, spline.forward, changed),
+      self._within(changed, spline.forward_log_det_jacobian, 0.0),
+    )
 
   def _transform_back(
     self, changed: tf.Tensor, params: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
     spline = self._spline(changed, params)
-    x = spline.inverse(changed)
-    return x, spline.forward_log_det_jacobian(x)
+    x = self._within(changed, spline.inverse, changed)
+    return x, self._within(x, spline.forward_log_det_jacobian, 0.0)
 
-  def _spline(
-    self, changed: tf.Tensor, params: tf.Tensor
-  ) -> tfb.RationalQuadraticSpline:
+  def _within(self, x: tf.Tensor, function: Callable, beyond: Any) -> tf.Tensor:
+    """Returns `function(x)` between the bounds, `beyond` elsewhere."""
+    inside = tf.abs(x) < self._bound
+    return tf.where(inside, function(tf.where(inside, x, 0)), beyond)
+
+  def _spline(self, changed: tf.Tensor, params: tf.Tensor) -> tfb.Bijector:
     bins = self._num_bins
     params = tf.reshape(params, util.dims(changed) + [3 * bins - 1])
     params = util.soft_bound(params, _LOG_BOUND)
     widths, heights, slopes = tf.split(params, [bins, bins, bins - 1], axis=-1)
+    # TFP pads the knots with `range_min` and the slopes with 1. In
+    # `tf.vectorized_map`, TensorFlow pads with 0 whatever is asked for. So the
+    # knots begin at 0, and a bin at each end, which is not used, has the
+    # outermost slopes.
+    one = tf.ones_like(widths[..., :1])
+    extend = lambda inner: tf.concat([one, inner, one], axis=-1)
     length = 2 * self._bound
-    return tfb.RationalQuadraticSpline(
-      length * tf.nn.softmax(widths),
-      length * tf.nn.softmax(heights),
-      tf.exp(slopes),
-      range_min=-self._bound,
+    spline = tfb.RationalQuadraticSpline(
+      extend(length * tf.nn.softmax(widths)),
+      extend(length * tf.nn.softmax(heights)),
+      extend(tf.exp(slopes)),
+      range_min=0.0,
       validate_args=self.validate_args,
     )
+    shift = tfb.Shift(tf.constant(self._bound + 1, self.dtype))
+    return tfb.Chain([tfb.Invert(shift), spline, shift])
 
 
 def check_spline(num_bins: Any, bound: Any) -> None:
