@@ -94,7 +94,7 @@ def define_flags() -> None:
   ):
     flags.DEFINE_integer(name, default, help_text, 1)
   flags.DEFINE_float(
-    'learning_rate', 2e-3, 'Initial learning rate of Adam, which decays to 0.'
+    'learning_rate', 5e-3, 'Initial learning rate of Adam, which decays to 0.'
   )
   flags.DEFINE_integer('seed', 0, 'Seed of weights, samples and chains.')
 
