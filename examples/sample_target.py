@@ -214,12 +214,7 @@ def main(argv: list[str]) -> None:
     FLAGS.seed,
   )
   seconds = time.perf_counter() - start
-  if not np.isfinite(losses[-1]):
-    step = np.flatnonzero(~np.isfinite(losses))[0]
-    raise SystemExit(
-      f'The loss is {losses[step]} at step {step}. The target must be finite '
-      'for all numbers; or lower --learning_rate.'
-    )
+  sampling.check_losses(losses)
   tf.train.Checkpoint(distribution=distribution).write(str(model_dir / 'flow'))
   x, log_weights = sampling.importance_sample(
     target.log_prob, distribution, 1000 * FLAGS.num_batches, seed=FLAGS.seed

@@ -73,3 +73,25 @@ def test_rank_histograms_have_the_counts_and_the_band():
   band = next(p for p in picture.axes[0].patches if p.get_width() == 1)
   # Of 4 ranks, 4 are in a bin with probability 1 / 625, 3 with 16 / 625.
   assert (band.get_y(), band.get_height()) == (0, 3)
+
+
+def test_lattice_fields_are_far_apart_and_have_their_means():
+  rng = np.random.default_rng(0)
+  samples = rng.normal(size=[40, 2, 4, 4, 1])
+  picture = figures.lattice_fields(samples, samples[:20] + 1, num_fields=2)
+  means, *panels = picture.axes[:5]
+  # A column of the first set, then the next; later the second set.
+  flat = samples[..., 0].reshape(80, 4, 4)
+  for axes, field in zip(
+    panels, (flat[0], flat[40], flat[0] + 1, flat[20] + 1)
+  ):
+    np.testing.assert_array_equal(axes.images[0].get_array(), field)
+  assert [axes.get_ylabel() for axes in panels] == [
+    'samples',
+    '',
+    'reference',
+    '',
+  ]
+  first, second = (patch.get_xy() for patch in means.patches)
+  center = lambda steps: np.average(steps[:, 0], weights=steps[:, 1])
+  np.testing.assert_allclose(center(second) - center(first), 1, atol=0.1)

@@ -13,7 +13,7 @@ from tfp_realnvp import diagnostics
 
 tfd = tfp.distributions
 
-__all__ = ['corner', 'mapping', 'rank_histograms']
+__all__ = ['corner', 'lattice_fields', 'mapping', 'rank_histograms']
 
 
 def mapping(
@@ -122,6 +122,46 @@ def corner(
   if reference is not None:
     title += ', reference (orange)'
   picture.suptitle(title)
+  return picture
+
+
+def lattice_fields(
+  samples: np.ndarray, reference: np.ndarray, num_fields: int = 4
+) -> figure.Figure:
+  """Draws fields on a lattice, and histograms of their means.
+
+  Args:
+    samples: `[..., L, L, 1]`.
+    reference: Other samples to compare with, of such a shape.
+    num_fields: How many fields of each set to draw, far from each other.
+
+  Returns:
+    A Matplotlib figure: fields of `samples` in the first row, of `reference` in
+    the second, and histograms of both on the right.
+  """
+  sets = [x.reshape(-1, *x.shape[-3:])[..., 0] for x in (samples, reference)]
+  limit = np.quantile(np.abs(sets[1]), 0.999)
+  picture = figure.Figure(
+    figsize=(2 * num_fields + 4, 4.4), layout='constrained'
+  )
+  grid = picture.add_gridspec(2, num_fields + 2)
+  means = picture.add_subplot(grid[:, num_fields:])
+  bins = np.linspace(-limit, limit, 61)
+  for row, (fields, name) in enumerate(zip(sets, ('samples', 'reference'))):
+    means.hist(
+      fields.mean((1, 2)), bins, density=True, histtype='step', label=name
+    )
+    for column in range(num_fields):
+      axes = picture.add_subplot(grid[row, column])
+      field = fields[column * len(fields) // num_fields]
+      image = axes.imshow(field, cmap='RdBu_r', vmin=-limit, vmax=limit)
+      axes.set_xticks([])
+      axes.set_yticks([])
+      if column == 0:
+        axes.set_ylabel(name)
+  means.set_xlabel('mean of the field')
+  means.legend()
+  picture.colorbar(image, ax=means, label='field')
   return picture
 
 

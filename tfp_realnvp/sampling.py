@@ -19,6 +19,7 @@ tfd = tfp.distributions
 
 __all__ = [
   'Chains',
+  'check_losses',
   'effective_fraction',
   'fit',
   'importance_sample',
@@ -73,6 +74,21 @@ def fit(
     seed=[seed, 0],
   )
   return losses.numpy()
+
+
+def check_losses(losses: np.ndarray) -> None:
+  """Raises a `SystemExit` if the last loss is not finite.
+
+  Args:
+    losses: Loss of each step, `[num_steps]`.
+  """
+  if np.isfinite(losses[-1]):
+    return
+  step = np.flatnonzero(~np.isfinite(losses))[0]
+  raise SystemExit(
+    f'The loss is {losses[step]} at step {step}. The target must be finite for '
+    'all numbers; or lower --learning_rate.'
+  )
 
 
 def importance_sample(
