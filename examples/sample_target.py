@@ -33,7 +33,9 @@ the weights of the flow, flow.index and flow.data-*.
 
 import functools
 import json
+import os
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -112,6 +114,7 @@ def load_target() -> targets.Target:
         f'--target={FLAGS.target}.'
       )
     return targets.TARGETS[FLAGS.target]()
+  sys.path.insert(0, os.getcwd())  # Modules of one's own are there.
   try:
     return targets.load_target(FLAGS.target, FLAGS.size)
   except ValueError as error:

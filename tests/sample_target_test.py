@@ -1,4 +1,5 @@
 import json
+import sys
 import types
 
 import numpy as np
@@ -36,6 +37,16 @@ def test_wrong_flags(monkeypatch, target, size, message):
   monkeypatch.setattr(sample_target, 'FLAGS', flags)
   with pytest.raises(SystemExit, match=message):
     sample_target.load_target()
+
+
+def test_modules_of_the_current_directory_are_found(monkeypatch, tmp_path):
+  (tmp_path / 'my_normal.py').write_text('log_prob = lambda x: -x[:, 0] ** 2\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  flags = types.SimpleNamespace(target='my_normal:log_prob', size=2)
+  monkeypatch.setattr(sample_target, 'FLAGS', flags)
+  target = sample_target.load_target()
+  np.testing.assert_allclose(target.log_prob(np.array([[3.0, 1.0]])), [-9])
 
 
 _SMALL = [
