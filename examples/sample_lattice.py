@@ -199,6 +199,7 @@ def main(argv: list[str]) -> None:
     FLAGS.batch_size,
     FLAGS.learning_rate,
     FLAGS.seed,
+    jit_compile=False,
   )
   seconds = time.perf_counter() - start
   sampling.check_losses(losses)

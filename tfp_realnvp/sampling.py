@@ -39,6 +39,7 @@ def fit(
   sample_size: int,
   learning_rate: float,
   seed: int = 0,
+  jit_compile: bool = True,
 ) -> np.ndarray:
   """Fits a distribution to a target by the reverse Kullback-Leibler divergence.
 
@@ -53,6 +54,8 @@ def fit(
     sample_size: Number of samples per step.
     learning_rate: Initial learning rate.
     seed: Seed of the samples.
+    jit_compile: Whether to compile the loop with XLA. This is slower for
+      convolutions on a CPU.
 
   Returns:
     The loss of each step in nats, `[num_steps]`. It is at least `-log Z`.
@@ -70,7 +73,7 @@ def fit(
     num_steps,
     sample_size=sample_size,
     trainable_variables=variables,
-    jit_compile=True,
+    jit_compile=jit_compile,
     seed=[seed, 0],
   )
   return losses.numpy()
