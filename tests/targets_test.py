@@ -104,6 +104,9 @@ def test_targets_of_modules(monkeypatch):
   mine = targets.load_target('my_model:log_prob', 3)
   assert (mine.size, mine.names) == (3, ['x1', 'x2', 'x3'])
   np.testing.assert_allclose(mine.log_prob(np.ones([1, 3])), [-3])
+  module.rows = lambda x: -(x**2)
+  with pytest.raises(ValueError, match=r'\[N\]; of \[3, 2\] .* shape \(3, 2\)'):
+    targets.load_target('my_model:rows', 2)
   assert targets.load_target('my_model:target', None) is module.target
   assert targets.load_target('my_model:posterior', None).names == ['rate']
 

@@ -1,4 +1,10 @@
-"""Densities known up to a constant, on vectors of real numbers."""
+"""Densities known up to a constant, on vectors of real numbers.
+
+#### References
+[1]: Radford Neal. Slice sampling. _Annals of Statistics_, 31(3), 2003.
+[2]: Andrew Gelman et al. Bayesian Data Analysis, section 5.5. Third edition,
+     2013.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -38,11 +44,6 @@ class Target:
     log_normalizer: Logarithm of the integral of the density, or `None` if it is
       not known.
     modes: Centers of separate modes, `[M, D]`, or `None`.
-
-  #### References
-  [1]: Radford Neal. Slice sampling. _Annals of Statistics_, 31(3), 2003.
-  [2]: Andrew Gelman et al. Bayesian Data Analysis, section 5.5. Third edition,
-       2013.
   """
 
   size: int
@@ -207,6 +208,12 @@ def load_target(path: str, size: int | None) -> Target:
     )
   if is_function:
     util.check_int(size, 'size', minimum=2)
+    shape = tf.convert_to_tensor(found(tf.zeros([3, size]))).shape
+    if shape != [3]:
+      raise ValueError(
+        f'{path!r} must return a number for each row, [N]; of [3, {size}] '
+        f'numbers it returns shape {shape}.'
+      )
     return Target(size, found, _numbered('x', size))
   if isinstance(found, Target):
     return found
