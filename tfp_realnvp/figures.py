@@ -146,7 +146,8 @@ def lattice_fields(
   )
   grid = picture.add_gridspec(2, num_fields + 2)
   means = picture.add_subplot(grid[:, num_fields:])
-  bins = np.linspace(-limit, limit, 61)
+  largest = max(np.abs(fields.mean((1, 2))).max() for fields in sets)
+  bins = np.linspace(-largest, largest, 61)
   for row, (fields, name) in enumerate(zip(sets, ('samples', 'reference'))):
     means.hist(
       fields.mean((1, 2)), bins, density=True, histtype='step', label=name
