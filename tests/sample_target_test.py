@@ -8,6 +8,7 @@ import pytest
 
 from examples import sample_target
 from tests import program_testing
+from tfp_realnvp import sampling
 
 
 def test_moments_of_weighted_rows_by_hand():
@@ -49,52 +50,42 @@ def test_modules_of_the_current_directory_are_found(monkeypatch, tmp_path):
   np.testing.assert_allclose(target.log_prob(np.array([[3.0, 1.0]])), [-9])
 
 
-_SMALL = [
-  '--num_couplings=4',
-  '--hidden_size=16',
-  '--num_batches=2',
-  '--num_chains=4',
-  '--num_hundreds=2',
-]
-
-
-def _run(tmp_path, target, *flags):
-  output = program_testing.run(
-    'sample_target', f'--target={target}', f'--model_dir={tmp_path}', *flags
-  )
-  return output, json.loads((tmp_path / 'report.json').read_text())
-
-
-@pytest.mark.slow
-def test_report_of_the_banana(tmp_path):
-  output, report = _run(tmp_path, 'banana', *_SMALL, '--num_steps=500')
-  assert report['effective_fraction'] > 0.8
-  assert abs(report['log_z'] - np.log(np.pi)) < 4 * report['log_z_error']
-  assert f'log Z {report["log_z"]:.4f}' in output
-  # The loss is KL(q || p) - log Z.
-  np.testing.assert_allclose(
-    report['loss'], report['kl_q_p'] - report['log_z'], atol=0.05
-  )
-  x2 = report['parameters']['x2']['flow, weighted']
-  np.testing.assert_allclose(x2['mean'], 1, atol=0.15)
-  np.testing.assert_allclose(x2['stddev'], 1.5, atol=0.3)
-  nuts = report['samplers']['NUTS in flow coordinates']
-  assert nuts['R-hat'] < 1.1
-  samples = pd.read_csv(tmp_path / 'samples.csv')
-  assert [*samples.columns] == ['x1', 'x2', 'log_weight']
-  assert len(samples) == 2000
-  assert (tmp_path / 'corner.png').exists()
-
-
 @pytest.mark.slow
 def test_lost_modes_show_in_the_report(tmp_path):
-  output, report = _run(tmp_path, 'mixture', *_SMALL, '--num_steps=300')
+  output = program_testing.run(
+    'sample_target',
+    '--target=mixture',
+    f'--model_dir={tmp_path}',
+    '--num_couplings=2',
+    '--hidden_size=16',
+    '--num_steps=300',
+    '--num_batches=2',
+    '--num_chains=4',
+    '--num_hundreds=2',
+  )
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert f'log Z {report["log_z"]:.4f}' in output
   assert 'Shares of samples by the nearest mode' in output
   # A flow of one mode or two, whose weights say nothing about the others.
   assert min(report['mode_shares']['flow']) < 0.01
   assert report['log_z'] < -0.3
   assert report['kl_p_q'] > 10 * report['kl_q_p']
   assert report['kl_p_q'] > 1
+  # The loss is KL(q || p) - log Z.
+  np.testing.assert_allclose(
+    report['loss'], report['kl_q_p'] - report['log_z'], atol=0.1
+  )
+  samples = pd.read_csv(tmp_path / 'samples.csv')
+  assert [*samples.columns] == ['x1', 'x2', 'log_weight']
+  assert len(samples) == 2000
+  mean, _ = sample_target.moments(
+    samples[['x1', 'x2']].to_numpy(),
+    sampling.normalized_weights(samples['log_weight'].to_numpy()),
+  )
+  for name, expected in zip(('x1', 'x2'), mean):
+    found = report['parameters'][name]['flow, weighted']['mean']
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert (tmp_path / 'corner.png').exists()
 
 
 @pytest.mark.slow

@@ -23,11 +23,12 @@ _MODES = {
 }
 in_all_modes = pytest.mark.parametrize('mode', _MODES)
 of_all_kinds = pytest.mark.parametrize(
-  'kind',
+  'kind, mode',
   [
-    'affine',
-    pytest.param('spline', marks=pytest.mark.slow),
-    pytest.param('image', marks=pytest.mark.slow),
+    *(('affine', mode) for mode in _MODES),
+    pytest.param('spline', 'graph', marks=pytest.mark.slow),
+    pytest.param('spline', 'xla', marks=pytest.mark.slow),
+    pytest.param('image', 'graph', marks=pytest.mark.slow),
   ],
 )
 
@@ -73,7 +74,6 @@ def _reverse_kl(distribution, sample_and_log_prob):
   return -tf.reduce_mean(_target_log_prob(distribution.sample(5, seed=_SEED)))
 
 
-@in_all_modes
 @of_all_kinds
 @pytest.mark.parametrize('sample_and_log_prob', [False, True])
 def test_gradient_through_samples(kind, mode, sample_and_log_prob):
@@ -98,7 +98,6 @@ def test_gradient_through_samples(kind, mode, sample_and_log_prob):
   np.testing.assert_allclose(found, (losses[0] - losses[1]) / 2e-6, rtol=1e-5)
 
 
-@in_all_modes
 @of_all_kinds
 def test_second_derivatives(kind, mode):
   distribution = _distribution(kind)
@@ -125,7 +124,6 @@ def test_second_derivatives(kind, mode):
   )
 
 
-@in_all_modes
 @of_all_kinds
 def test_vectorized_map(kind, mode):
   distribution = _distribution(kind)
@@ -171,10 +169,9 @@ def test_mixture(mode):
 
 
 @in_all_modes
-@of_all_kinds
 @pytest.mark.parametrize('in_flow', [False, True])
-def test_mcmc(kind, mode, in_flow):
-  distribution = _distribution(kind)
+def test_mcmc(mode, in_flow):
+  distribution = _distribution()
   shape = distribution.event_shape
   log_prob = _target_log_prob if in_flow else distribution.log_prob
   kernel = tfp.mcmc.HamiltonianMonteCarlo(log_prob, 0.05, 3)
