@@ -278,6 +278,18 @@ def score(
   )
 
 
+def _warn_of_spikes(columns: pd.Index, what: str, remedy: str) -> None:
+  """Warns if there are columns on which densities can grow without bound."""
+  if len(columns):
+    logging.warning(
+      'Columns %s have %s. Densities can grow without bound there, so '
+      'log-likelihoods say little. %s these columns out with --drop_columns.',
+      ', '.join(map(repr, columns)),
+      what,
+      remedy,
+    )
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
@@ -296,21 +308,14 @@ def main(argv: list[str]) -> None:
     rng = np.random.default_rng(FLAGS.seed)
     parts = [x + is_integer * rng.uniform(size=x.shape) for x in parts]
     other = other + is_integer * rng.uniform(size=other.shape)
-  elif is_integer.any():
-    logging.warning(
-      'Columns %s have integers only. Densities can grow without bound there, '
-      'so log-likelihoods say little. Use --dequantize to add uniform noise on '
-      '[0, 1), or leave these columns out with --drop_columns.',
-      ', '.join(map(repr, table.columns[is_integer])),
+  else:
+    _warn_of_spikes(
+      table.columns[is_integer],
+      'integers only',
+      'Use --dequantize to add uniform noise on [0, 1), or leave',
     )
   is_repeating = tables.repeating_columns(table.to_numpy()) & ~is_integer
-  if is_repeating.any():
-    logging.warning(
-      'Columns %s have few different values. Densities can grow without bound '
-      'there, so log-likelihoods say little. Leave these columns out with '
-      '--drop_columns.',
-      ', '.join(map(repr, table.columns[is_repeating])),
-    )
+  _warn_of_spikes(table.columns[is_repeating], 'few different values', 'Leave')
   train, validation, test = parts
   whiten = tables.whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
