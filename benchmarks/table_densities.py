@@ -49,20 +49,20 @@ def _library(arguments):
 
   from examples import train_vectors
   from tfp_realnvp import diagnostics
+  from tfp_realnvp import table_flows
   from tfp_realnvp import tables
 
   train_vectors.define_flags()
   train_vectors.FLAGS(['train_vectors', '--model_dir=none', *arguments])
-  train_vectors.set_defaults()
   seed = train_vectors.FLAGS.seed
   keras.utils.set_random_seed(seed)
   table = train_vectors.load_table()
   parts = tables.split(table.to_numpy(), seed)
   whiten = tables.whitening(parts[0])
-  distribution = train_vectors.build_distribution(whiten)
+  settings = train_vectors.settings(len(parts[0]))
   start = time.perf_counter()
   with contextlib.redirect_stdout(sys.stderr):
-    model = train_vectors.fit(distribution, whiten, *parts[:2])
+    model = table_flows.fit_best(whiten, *parts[:2], settings, seed)
   seconds = time.perf_counter() - start
   log_prob = model.predict(parts[2], verbose=0)
   gaussian, mixture, count = diagnostics.gaussian_mixtures(whiten, *parts, seed)

@@ -10,18 +10,20 @@ The table may have a header or not; its separator is a comma, a semicolon, a tab
 or whitespace. Missing values, text, and columns that are constant or functions
 of others are errors that name the columns and the flag that leaves them out.
 
-Holds out a fifth of the rows for testing and a fifth for validation. Keeps the
-weights with the best validation log-likelihood and prints the test
-log-likelihood in nats, beside those of a Gaussian and of a Gaussian mixture
-whose number of components is chosen on the validation rows. Writes the weights
-to --model_dir, and for vectors of two elements mapping.png, which shows data,
-latents and a grid in both spaces (figure 1).
+Holds out a fifth of the rows for testing and a fifth for validation. The
+settings follow from the number of rows; few rows are fitted with two settings.
+Keeps the settings and the weights with the best validation log-likelihood and
+prints the test log-likelihood in nats, beside those of a Gaussian and of a
+Gaussian mixture whose number of components is chosen on the validation rows.
+Writes the weights to --model_dir, and for vectors of two elements mapping.png,
+which shows data, latents and a grid in both spaces (figure 1).
 
 With --score=other.csv it also writes scores.csv: for each row of that table the
 number of its line, its log-likelihood in nats, and the percentage of the test
 rows that are not more likely. Anomalies have a low percentage.
 """
 
+import dataclasses
 import pathlib
 
 from absl import app
@@ -31,17 +33,13 @@ import keras
 import numpy as np
 import pandas as pd
 from sklearn import datasets
-import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp
 from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
+from tfp_realnvp import table_flows
 from tfp_realnvp import tables
 from tfp_realnvp.paper import reports
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 # Tables with continuous columns that ship with scikit-learn.
 _TABLES = {
@@ -51,42 +49,7 @@ _TABLES = {
   'wine': datasets.load_wine,
 }
 
-_COUPLINGS = {
-  'affine': tfp_realnvp.AffineCouplings,
-  'spline': tfp_realnvp.SplineCouplings,
-}
-
 FLAGS = flags.FLAGS
-
-# Two moons have many rows and few columns. The tables have few rows and many
-# columns, and need regularization more than a flexible flow.
-_TOY = {
-  'couplings': 'spline',
-  'num_couplings': 8,
-  'num_layers': 2,
-  'hidden_size': 64,
-  'batch_norm': False,
-  'degrees_of_freedom': np.inf,
-  'noise': 0.0,
-  'weight_decay': 0.0,
-  'learning_rate': 5e-3,
-  'batch_size': 512,
-  'num_steps': 5000,
-}
-_TABLE = {
-  'couplings': 'affine',
-  'num_couplings': 8,
-  'num_layers': 1,
-  'hidden_size': 32,
-  'batch_norm': False,
-  'degrees_of_freedom': 4.0,
-  'noise': 0.4,
-  'weight_decay': 0.5,
-  'learning_rate': 5e-4,
-  'batch_size': 64,
-  'num_steps': 1500,
-}
-_NUM_VALIDATIONS = 20
 
 
 def define_flags() -> None:
@@ -122,11 +85,21 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'model_dir', None, 'Directory to write the results to.', required=True
   )
+  flags.DEFINE_enum(
+    'settings',
+    None,
+    [*table_flows.SETTINGS],
+    'Defaults of the flags below. Without it, they follow from the number of '
+    'rows; where several suit, the validation rows decide.',
+  )
   flags.DEFINE_boolean(
     'batch_norm', None, 'Whether batch normalization follows each coupling.'
   )
   flags.DEFINE_enum(
-    'couplings', None, [*_COUPLINGS], 'Kind of couplings of the flow.'
+    'couplings',
+    None,
+    [*table_flows.COUPLINGS],
+    'Kind of couplings of the flow.',
   )
   for name, help_text in {
     'num_couplings': 'Number of couplings.',
@@ -150,11 +123,18 @@ def define_flags() -> None:
   )
 
 
-def set_defaults() -> None:
-  """Sets the flags that were not given."""
-  for name, value in (_TOY if FLAGS.dataset == 'moons' else _TABLE).items():
-    if FLAGS[name].value is None:
-      FLAGS[name].value = value
+def settings(num_rows: int) -> dict[str, table_flows.Settings]:
+  """Returns the settings to try, with the flags that were given."""
+  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  given = {name: FLAGS[name].value for name in names}
+  given = {name: value for name, value in given.items() if value is not None}
+  names = (
+    [FLAGS.settings] if FLAGS.settings else table_flows.candidates(num_rows)
+  )
+  return {
+    name: dataclasses.replace(table_flows.SETTINGS[name], **given)
+    for name in names
+  }
 
 
 def load_table() -> pd.DataFrame:
@@ -194,78 +174,6 @@ def load_other(columns: list[str]) -> pd.DataFrame:
   )
 
 
-def build_distribution(whiten: tfb.Bijector) -> tfd.Distribution:
-  """Builds Real NVP followed by the affine bijector `whiten`.
-
-  The couplings then model whitened rows, which is easier to learn, and
-  `log_prob` is still the density of the rows themselves.
-  """
-  (size,) = whiten.bijectors[0].shift.shape
-  flow = tfp_realnvp.RealNVPChain(
-    (size,),
-    num_couplings=FLAGS.num_couplings,
-    networks=tfp_realnvp.DenseNetworks(
-      hidden_units=(FLAGS.hidden_size,) * FLAGS.num_layers, seed=FLAGS.seed
-    ),
-    couplings=_COUPLINGS[FLAGS.couplings](
-      batch_norm=tfp_realnvp.BatchNormOptions() if FLAGS.batch_norm else None
-    ),
-    dtype=tf.float64,
-  )
-  zero, one = tf.constant([0.0, 1.0], tf.float64)
-  prior = tfd.Normal(zero, one)
-  if np.isfinite(FLAGS.degrees_of_freedom):
-    prior = tfd.StudentT(FLAGS.degrees_of_freedom * one, zero, one)
-  return tfd.TransformedDistribution(
-    tfd.Sample(prior, sample_shape=[size]), tfb.Chain([whiten, flow])
-  )
-
-
-def fit(
-  distribution: tfd.Distribution,
-  whiten: tfb.Bijector,
-  train: np.ndarray,
-  validation: np.ndarray,
-) -> tfp_realnvp.DensityEstimator:
-  """Trains the distribution and keeps the weights of the best validation."""
-  model = tfp_realnvp.DensityEstimator(
-    distribution, num_levels=None, seed=FLAGS.seed
-  )
-  model.compile(
-    keras.optimizers.AdamW(
-      keras.optimizers.schedules.CosineDecay(
-        FLAGS.learning_rate, FLAGS.num_steps
-      ),
-      weight_decay=FLAGS.weight_decay,
-      global_clipnorm=100.0,
-    )
-  )
-
-  def blur(step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    noise = tf.random.stateless_normal(
-      tf.shape(rows), [FLAGS.seed, step], dtype=rows.dtype
-    )
-    noise = whiten.forward(FLAGS.noise * noise) - whiten.forward(0 * noise)
-    return rows + noise
-
-  rows = tf.data.Dataset.from_tensor_slices(train)
-  rows = rows.shuffle(len(train), FLAGS.seed).repeat().batch(FLAGS.batch_size)
-  model.fit(
-    rows.enumerate().map(blur),
-    steps_per_epoch=-(-FLAGS.num_steps // _NUM_VALIDATIONS),
-    epochs=_NUM_VALIDATIONS,
-    shuffle=False,
-    validation_data=tf.data.Dataset.from_tensors(validation),
-    callbacks=[
-      keras.callbacks.EarlyStopping(
-        'val_loss', patience=_NUM_VALIDATIONS, restore_best_weights=True
-      )
-    ],
-    verbose=2,
-  )
-  return model
-
-
 def score(
   model: tfp_realnvp.DensityEstimator, held_out: np.ndarray, other: pd.DataFrame
 ) -> pd.DataFrame:
@@ -293,7 +201,6 @@ def _warn_of_spikes(columns: pd.Index, what: str, remedy: str) -> None:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  set_defaults()
   keras.utils.set_random_seed(FLAGS.seed)
   table = load_table()
   names = ', '.join(map(repr, table.columns))
@@ -320,13 +227,13 @@ def main(argv: list[str]) -> None:
   whiten = tables.whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
   reports.make_model_dir(model_dir)
-  distribution = build_distribution(whiten)
-  model = fit(distribution, whiten, train, validation)
+  model = table_flows.fit_best(
+    whiten, train, validation, settings(len(train)), FLAGS.seed
+  )
   model.save_weights(model_dir / 'model.weights.h5')
   if table.shape[1] == 2:
-    figures.mapping(distribution, test[:2000]).savefig(
-      model_dir / 'mapping.png'
-    )
+    picture = figures.mapping(model.distribution, test[:2000])
+    picture.savefig(model_dir / 'mapping.png')
   log_prob = model.predict(test, batch_size=1024, verbose=0)
   if FLAGS.score is not None:
     score(model, log_prob, other).to_csv(model_dir / 'scores.csv')
