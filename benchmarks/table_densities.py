@@ -15,7 +15,9 @@ zuko's flows are left out if it is not installed.
 
 import contextlib
 import importlib.util
+import pathlib
 import sys
+import tempfile
 import time
 
 from absl import app
@@ -49,22 +51,33 @@ def _library(arguments):
 
   from examples import train_vectors
   from tfp_realnvp import diagnostics
+  from tfp_realnvp import preprocessing
   from tfp_realnvp import table_flows
-  from tfp_realnvp import tables
 
   train_vectors.define_flags()
   train_vectors.FLAGS(['train_vectors', '--model_dir=none', *arguments])
   seed = train_vectors.FLAGS.seed
   keras.utils.set_random_seed(seed)
   table = train_vectors.load_table()
-  parts = tables.split(table.to_numpy(), seed)
-  whiten = tables.whitening(parts[0])
+  parts = preprocessing.split(table.to_numpy(), seed)
+  whiten = preprocessing.whitening(parts[0])
   settings = train_vectors.settings(len(parts[0]))
   start = time.perf_counter()
-  with contextlib.redirect_stdout(sys.stderr):
-    model = table_flows.fit_best(whiten, *parts[:2], settings, seed)
+  with (
+    contextlib.redirect_stdout(sys.stderr),
+    tempfile.TemporaryDirectory() as directory,
+  ):
+    flow = table_flows.fit(
+      pathlib.Path(directory),
+      table.columns,
+      (),
+      whiten,
+      *parts[:2],
+      settings,
+      seed,
+    )
   seconds = time.perf_counter() - start
-  log_prob = model.predict(parts[2], verbose=0)
+  log_prob = train_vectors.score(flow, parts[2])
   gaussian, mixture, count = diagnostics.gaussian_mixtures(whiten, *parts, seed)
   log_det = float(whiten.forward_log_det_jacobian(parts[0][:1], event_ndims=1))
   whitened = [whiten.inverse(rows).numpy() for rows in parts]

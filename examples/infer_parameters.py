@@ -44,9 +44,9 @@ import tensorflow_probability as tfp
 import tfp_realnvp
 from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
+from tfp_realnvp import model_dirs
 from tfp_realnvp import simulators
 from tfp_realnvp import tables
-from tfp_realnvp.paper import reports
 from tfp_realnvp.training import callbacks
 
 tfd = tfp.distributions
@@ -282,7 +282,7 @@ def main(argv: list[str]) -> None:
   reference = load_rows('reference', parameters)
   theta, x, names = parameters.to_numpy(), data.to_numpy(), parameters.columns
   model_dir = pathlib.Path(FLAGS.model_dir)
-  reports.make_model_dir(model_dir)
+  model_dirs.make_model_dir(model_dir)
   posterior = Posterior(theta, x, FLAGS.couplings, FLAGS.seed)
   model, results = fit(posterior, theta, x, FLAGS.max_epochs)
   model.save_weights(model_dir / 'model.weights.h5')

@@ -45,9 +45,9 @@ import tensorflow_probability as tfp
 import tfp_realnvp
 from tfp_realnvp import figures
 from tfp_realnvp import lattice
+from tfp_realnvp import model_dirs
 from tfp_realnvp import sampling
 from tfp_realnvp.networks import layers
-from tfp_realnvp.paper import reports
 
 tfd = tfp.distributions
 
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
   if FLAGS.side % 2:
     raise SystemExit(f'--side must be even, got {FLAGS.side}.')
   model_dir = pathlib.Path(FLAGS.model_dir)
-  reports.make_model_dir(model_dir)
+  model_dirs.make_model_dir(model_dir)
   keras.utils.set_random_seed(FLAGS.seed)
   log_prob = lattice.Phi4(FLAGS.mass_squared, FLAGS.coupling).log_prob
   flow = build_flow()

@@ -49,9 +49,9 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp
 from tfp_realnvp import figures
+from tfp_realnvp import model_dirs
 from tfp_realnvp import sampling
 from tfp_realnvp import targets
-from tfp_realnvp.paper import reports
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -204,7 +204,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   target = load_target()
   model_dir = pathlib.Path(FLAGS.model_dir)
-  reports.make_model_dir(model_dir)
+  model_dirs.make_model_dir(model_dir)
   keras.utils.set_random_seed(FLAGS.seed)
   distribution = build_distribution(target.size)
   start = time.perf_counter()

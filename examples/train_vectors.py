@@ -15,15 +15,28 @@ settings follow from the number of rows; few rows are fitted with two settings.
 Keeps the settings and the weights with the best validation log-likelihood and
 prints the test log-likelihood in nats, beside those of a Gaussian and of a
 Gaussian mixture whose number of components is chosen on the validation rows.
-Writes the weights to --model_dir, and for vectors of two elements mapping.png,
-which shows data, latents and a grid in both spaces (figure 1).
 
-With --score=other.csv it also writes scores.csv: for each row of that table the
-number of its line, its log-likelihood in nats, and the percentage of the test
-rows that are not more likely. Anomalies have a low percentage.
+Writes to --model_dir:
+
+- table_flow.json and the weights, which `tfp_realnvp.table_flows.load` reads.
+  They are the best so far, so a run that is stopped leaves a flow;
+- a table of metrics for each of the settings, held_out.csv with the
+  log-likelihoods of the test rows, and results.json;
+- for vectors of two elements mapping.png, which shows data, latents and a grid
+  in both spaces (figure 1);
+- with --score=other.csv, scores.csv: for each row of that table the number of
+  its line, its log-likelihood in nats, and the percentage of the test rows that
+  are not more likely. Anomalies have a low percentage;
+- with --num_samples, samples.csv.
+
+Without --dataset, it scores and samples with the flow in --model_dir:
+
+    python examples/train_vectors.py --model_dir=runs/table \
+      --score=other.csv --num_samples=1000
 """
 
 import dataclasses
+import json
 import pathlib
 
 from absl import app
@@ -37,9 +50,10 @@ from sklearn import datasets
 import tfp_realnvp
 from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
+from tfp_realnvp import model_dirs
+from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
 from tfp_realnvp import tables
-from tfp_realnvp.paper import reports
 
 # Tables with continuous columns that ship with scikit-learn.
 _TABLES = {
@@ -48,6 +62,8 @@ _TABLES = {
   'iris': datasets.load_iris,
   'wine': datasets.load_wine,
 }
+
+_HELD_OUT = 'held_out.csv'
 
 FLAGS = flags.FLAGS
 
@@ -59,7 +75,6 @@ def define_flags() -> None:
     None,
     ['moons', *_TABLES, 'csv'],
     'Data set to train on: two moons, a table of scikit-learn, or --csv.',
-    required=True,
   )
   flags.DEFINE_string('csv', None, 'Path of a table of numbers.')
   flags.DEFINE_enum(
@@ -69,6 +84,12 @@ def define_flags() -> None:
     'What separates the fields of --csv and --score (default: detected).',
   )
   flags.DEFINE_list('drop_columns', [], 'Names of columns to leave out.')
+  flags.DEFINE_integer(
+    'num_samples', None, 'Number of rows to draw.', lower_bound=1
+  )
+  flags.DEFINE_boolean(
+    'mixtures', True, 'Whether to fit Gaussian mixtures for comparison.'
+  )
   flags.DEFINE_boolean(
     'drop_missing',
     False,
@@ -174,11 +195,19 @@ def load_other(columns: list[str]) -> pd.DataFrame:
   )
 
 
-def score(
-  model: tfp_realnvp.DensityEstimator, held_out: np.ndarray, other: pd.DataFrame
+def score(flow: table_flows.TableFlow, rows: np.ndarray) -> np.ndarray:
+  """Returns the log-likelihoods of rows in nats: `[N]` for rows `[N, D]`."""
+  model = tfp_realnvp.DensityEstimator(flow.distribution, num_levels=None)
+  return model.predict(rows, batch_size=1024, verbose=0)
+
+
+def scores(
+  flow: table_flows.TableFlow, held_out: np.ndarray, other: pd.DataFrame
 ) -> pd.DataFrame:
   """Returns log-likelihoods, and their percentiles among those held out."""
-  log_prob = model.predict(other.to_numpy(), batch_size=1024, verbose=0)
+  log_prob = score(
+    flow, preprocessing.dequantize(other, flow.dequantized, FLAGS.seed)
+  )
   below = np.searchsorted(np.sort(held_out), log_prob, side='right')
   return pd.DataFrame(
     {'log_likelihood': log_prob, 'percentile': 100 * below / len(held_out)},
@@ -186,67 +215,138 @@ def score(
   )
 
 
-def _warn_of_spikes(columns: pd.Index, what: str, remedy: str) -> None:
-  """Warns if there are columns on which densities can grow without bound."""
-  if len(columns):
-    logging.warning(
-      'Columns %s have %s. Densities can grow without bound there, so '
-      'log-likelihoods say little. %s these columns out with --drop_columns.',
-      ', '.join(map(repr, columns)),
-      what,
-      remedy,
+def draw(flow: table_flows.TableFlow, count: int) -> pd.DataFrame:
+  """Draws rows; those of dequantized columns are rounded down to integers."""
+  rows = flow.distribution.sample(count, seed=[FLAGS.seed, 0]).numpy()
+  table = pd.DataFrame(rows, columns=flow.columns)
+  columns = list(flow.dequantized)
+  table[columns] = np.floor(table[columns])
+  return table
+
+
+def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
+  """Loads a flow and the log-likelihoods of the rows that were held out.
+
+  Raises:
+    SystemExit: If there is no flow, or flags of the training are given.
+  """
+  training = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  for name in ('csv', 'settings', 'dequantize', *training):
+    if FLAGS[name].present:
+      raise SystemExit(
+        f'--{name}={FLAGS[name].value} needs --dataset, which is not given.'
+      )
+  if not (model_dir / table_flows.DESCRIPTION).exists():
+    raise SystemExit(
+      f'--model_dir={model_dir} has no flow. Give --dataset to train one.'
     )
+  flow = table_flows.load(model_dir)
+  if FLAGS.score is None:
+    return flow, np.array([])
+  if not (model_dir / _HELD_OUT).exists():
+    raise SystemExit(
+      f'--model_dir={model_dir} has no {_HELD_OUT}, because its run was '
+      'killed. So there are no percentiles for --score.'
+    )
+  return flow, np.loadtxt(model_dir / _HELD_OUT, ndmin=1)
+
+
+def train(
+  model_dir: pathlib.Path,
+) -> tuple[table_flows.TableFlow, np.ndarray]:
+  """Trains on --dataset and writes the results.
+
+  Returns:
+    The flow, and the log-likelihoods of the rows that were held out.
+  """
+  if (model_dir / table_flows.DESCRIPTION).exists():
+    raise SystemExit(
+      f'--model_dir={model_dir} has a flow already. Use another --model_dir, '
+      'or leave out --dataset to use that flow.'
+    )
+  table = load_table()
+  names = ', '.join(map(repr, table.columns))
+  print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
+  if table.shape[1] < 2:
+    raise SystemExit(f'There must be at least two columns, got {names}.')
+  load_other(list(table.columns))  # Its errors come before training.
+  rows = table.to_numpy()
+  dequantized = table.columns[tables.integer_columns(rows) & FLAGS.dequantize]
+  tables.warn_of_spikes(table, dequantized)
+  tables.check_columns(preprocessing.split(rows, FLAGS.seed)[0], table.columns)
+  parts = preprocessing.split(
+    preprocessing.dequantize(table, dequantized, FLAGS.seed), FLAGS.seed
+  )
+  whiten = preprocessing.whitening(parts[0])
+  model_dirs.make_model_dir(model_dir)
+  status = 0
+  try:
+    flow = table_flows.fit(
+      model_dir,
+      table.columns,
+      dequantized,
+      whiten,
+      *parts[:2],
+      settings(len(parts[0])),
+      FLAGS.seed,
+    )
+  except FloatingPointError as error:
+    raise SystemExit(str(error)) from error
+  except KeyboardInterrupt:
+    if not (model_dir / table_flows.DESCRIPTION).exists():
+      raise SystemExit(130) from None
+    logging.warning('Stopped. This is the best flow so far:')
+    flow, status = table_flows.load(model_dir), 130
+  held_out = score(flow, parts[2])
+  np.savetxt(model_dir / _HELD_OUT, held_out)
+  results = {
+    'rows': len(held_out),
+    'log_likelihood': held_out.mean(),
+    'standard_error': held_out.std() / len(held_out) ** 0.5,
+  }
+  print(
+    f'Mean log-likelihood of {len(held_out)} held-out rows of '
+    f'{rows.shape[1]} columns, in nats: Real NVP '
+    f'{results["log_likelihood"]:.3f} (standard error '
+    f'{results["standard_error"]:.3f}).'
+  )
+  if FLAGS.mixtures and not status:
+    gaussian, best, count = diagnostics.gaussian_mixtures(
+      whiten, *parts, FLAGS.seed
+    )
+    results |= {
+      'gaussian': gaussian.mean(),
+      'mixture': best.mean(),
+      'components': count,
+    }
+    print(
+      f'Gaussian {gaussian.mean():.3f}, mixture of {count} Gaussians '
+      f'{best.mean():.3f}.'
+    )
+  if rows.shape[1] == 2:
+    picture = figures.mapping(flow.distribution, parts[2][:2000])
+    picture.savefig(model_dir / 'mapping.png')
+  model_dirs.replace_text(
+    model_dir / 'results.json', json.dumps(results, indent=2) + '\n'
+  )
+  if status:
+    raise SystemExit(status)
+  return flow, held_out
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   keras.utils.set_random_seed(FLAGS.seed)
-  table = load_table()
-  names = ', '.join(map(repr, table.columns))
-  print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
-  if table.shape[1] < 2:
-    raise SystemExit(f'There must be at least two columns, got {names}.')
-  other = load_other(list(table.columns))
-  parts = tables.split(table.to_numpy(), FLAGS.seed)
-  tables.check_columns(parts[0], table.columns)
-  is_integer = tables.integer_columns(table.to_numpy())
-  if FLAGS.dequantize:
-    rng = np.random.default_rng(FLAGS.seed)
-    parts = [x + is_integer * rng.uniform(size=x.shape) for x in parts]
-    other = other + is_integer * rng.uniform(size=other.shape)
-  else:
-    _warn_of_spikes(
-      table.columns[is_integer],
-      'integers only',
-      'Use --dequantize to add uniform noise on [0, 1), or leave',
-    )
-  is_repeating = tables.repeating_columns(table.to_numpy()) & ~is_integer
-  _warn_of_spikes(table.columns[is_repeating], 'few different values', 'Leave')
-  train, validation, test = parts
-  whiten = tables.whitening(train)
   model_dir = pathlib.Path(FLAGS.model_dir)
-  reports.make_model_dir(model_dir)
-  model = table_flows.fit_best(
-    whiten, train, validation, settings(len(train)), FLAGS.seed
+  flow, held_out = (
+    load(model_dir) if FLAGS.dataset is None else train(model_dir)
   )
-  model.save_weights(model_dir / 'model.weights.h5')
-  if table.shape[1] == 2:
-    picture = figures.mapping(model.distribution, test[:2000])
-    picture.savefig(model_dir / 'mapping.png')
-  log_prob = model.predict(test, batch_size=1024, verbose=0)
   if FLAGS.score is not None:
-    score(model, log_prob, other).to_csv(model_dir / 'scores.csv')
-  gaussian, best, count = diagnostics.gaussian_mixtures(
-    whiten, train, validation, test, FLAGS.seed
-  )
-  print(
-    f'Mean log-likelihood of {len(test)} held-out rows of {table.shape[1]} '
-    f'columns, in nats: Real NVP {log_prob.mean():.3f} '
-    f'(standard error {log_prob.std() / len(test) ** 0.5:.3f}), '
-    f'Gaussian {gaussian.mean():.3f}, '
-    f'mixture of {count} Gaussians {best.mean():.3f}.'
-  )
+    other = load_other(list(flow.columns))
+    scores(flow, held_out, other).to_csv(model_dir / 'scores.csv')
+  if FLAGS.num_samples is not None:
+    draw(flow, FLAGS.num_samples).to_csv(model_dir / 'samples.csv', index=False)
 
 
 if __name__ == '__main__':

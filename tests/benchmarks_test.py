@@ -27,7 +27,7 @@ from benchmarks import two_pass
 from benchmarks import vector_tasks
 from tests import flow_testing
 from tests import program_testing
-from tfp_realnvp import tables
+from tfp_realnvp import preprocessing
 
 compare.define_flags()
 
@@ -241,7 +241,7 @@ def test_densities_of_tables_are_held_against_gaussians(tmp_path):
     tmp_path, 'table_densities_iris', 'benchmarks.table_densities', 'iris'
   )
   rows = datasets.load_iris().data
-  train, _, test = tables.split(rows, seed=0)
+  train, _, test = preprocessing.split(rows, seed=0)
   normal = stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True))
   expected = normal.logpdf(test)
   np.testing.assert_allclose(

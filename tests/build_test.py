@@ -85,7 +85,7 @@ def _programs(path):
     and isinstance(node.func, ast.Attribute)
     and isinstance(node.func.value, ast.Name)
     and node.func.value.id == 'program_testing'
-    and node.func.attr in ('command', 'run', 'run_program')
+    and node.func.attr in ('begin', 'command', 'run', 'run_program')
     and isinstance(node.args[0], ast.Constant)
   }
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 from tfp_realnvp.paper import experiment
 
@@ -63,6 +64,34 @@ def run(program, *flags, expect=0, path=None):
   )
   assert done.returncode == expect, done.stderr[-3000:]
   return done.stdout + done.stderr
+
+
+def begin(program, *flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
+  """Starts a program of examples/ and returns the `subprocess.Popen`.
+
+  Args:
+    program: Name of the module.
+    *flags: Command line.
+    sigint: How it handles Ctrl-C when it starts, however pytest handles it.
+    output: Where the output goes.
+  """
+  path = ROOT / 'tests' / 'programs' / 'with_sigint.py'
+  return subprocess.Popen(
+    [sys.executable, str(path), sigint, *command(program, *flags)],
+    cwd=ROOT,
+    env=environment(),
+    stdout=output,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def wait_for(path, process):
+  """Waits until a file exists or the process has ended."""
+  deadline = time.time() + 300
+  while not path.exists() and process.poll() is None:
+    assert time.time() < deadline
+    time.sleep(0.01)
 
 
 def run_program(name, *args, **kwargs):

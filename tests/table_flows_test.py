@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
-from tfp_realnvp import tables
 
 _TINY = table_flows.Settings(num_couplings=2, hidden_size=8, num_steps=20)
 
@@ -33,7 +33,7 @@ def test_unknown_couplings_are_named():
 @pytest.mark.parametrize('degrees_of_freedom', [np.inf, 4.0])
 def test_couplings_model_whitened_rows(degrees_of_freedom):
   rows = _rows()
-  whiten = tables.whitening(rows)
+  whiten = preprocessing.whitening(rows)
   settings = dataclasses.replace(_TINY, degrees_of_freedom=degrees_of_freedom)
   distribution = table_flows.build_distribution(whiten, settings, seed=0)
   flow = distribution.bijector.bijectors[1]
@@ -48,29 +48,54 @@ def test_couplings_model_whitened_rows(degrees_of_freedom):
   np.testing.assert_allclose(distribution.log_prob(rows), expected)
 
 
-def test_the_settings_with_the_best_validation_are_kept(capsys):
+def _fit(model_dir, settings):
   rows = _rows()
-  whiten = tables.whitening(rows)
+  whiten = preprocessing.whitening(rows)
+  model_dir.mkdir(exist_ok=True)
+  return table_flows.fit(
+    model_dir, ['a', 'b'], ['b'], whiten, rows[:150], rows[150:], settings
+  )
+
+
+def test_the_settings_with_the_best_validation_are_kept(capsys, tmp_path):
   # Without steps that matter, the wrong prior stays wrong.
-  settings = {
-    'good': dataclasses.replace(_TINY, learning_rate=1e-6),
-    'bad': dataclasses.replace(
-      _TINY, learning_rate=1e-6, degrees_of_freedom=0.5
-    ),
-  }
-  for order in (['good', 'bad'], ['bad', 'good']):
-    model = table_flows.fit_best(
-      whiten, rows[:150], rows[150:], {name: settings[name] for name in order}
-    )
-    good = table_flows.fit(whiten, rows[:150], rows[150:], settings['good'])
-    values = model.predict(rows[150:], verbose=0)
-    np.testing.assert_allclose(values, good.predict(rows[150:], verbose=0))
+  good = dataclasses.replace(_TINY, learning_rate=1e-6)
+  bad = dataclasses.replace(good, degrees_of_freedom=0.5)
+  for settings in ({'good': good, 'bad': bad}, {'bad': bad, 'good': good}):
+    flow = _fit(tmp_path / str([*settings]), settings)
+    assert flow.columns == ('a', 'b')
+    assert flow.dequantized == ('b',)
+    assert flow.settings == good
+    value = flow.distribution.log_prob(_rows()[150:]).numpy().mean()
     output = capsys.readouterr().out
-    assert f"Settings 'good': {values.mean():.3f} nats" in output
+    assert f"Settings 'good': {value:.3f} nats" in output
     assert "Settings 'bad': " in output
 
 
-def test_noise_is_relative_to_whitened_rows(monkeypatch):
+def test_the_weights_with_the_best_validation_are_kept(tmp_path):
+  settings = dataclasses.replace(_TINY, learning_rate=0.1, num_steps=200)
+  flow = _fit(tmp_path, {'wild': settings})
+  metrics = np.genfromtxt(tmp_path / 'wild.csv', delimiter=',', names=True)
+  assert len(metrics) == 20
+  # Not the last ones: the flow was the best earlier.
+  assert metrics['val_loss'].argmin() < 19
+  value = flow.distribution.log_prob(_rows()[150:]).numpy().mean()
+  np.testing.assert_allclose(-value, metrics['val_loss'].min(), rtol=1e-6)
+  again = table_flows.load(tmp_path)
+  np.testing.assert_array_equal(
+    again.distribution.log_prob(_rows()), flow.distribution.log_prob(_rows())
+  )
+
+
+def test_settings_that_diverge_do_not_hide_the_others(tmp_path, caplog):
+  diverging = dataclasses.replace(_TINY, learning_rate=np.nan, num_steps=40)
+  flow = _fit(tmp_path, {'good': _TINY, 'diverging': diverging})
+  assert flow.settings == _TINY
+  with pytest.raises(FloatingPointError, match='No validation loss was finite'):
+    _fit(tmp_path / 'other', {'diverging': diverging})
+
+
+def test_noise_is_relative_to_whitened_rows(monkeypatch, tmp_path):
   batches = []
   fit = table_flows.density_estimator.DensityEstimator.fit
 
@@ -82,9 +107,11 @@ def test_noise_is_relative_to_whitened_rows(monkeypatch):
     table_flows.density_estimator.DensityEstimator, 'fit', record
   )
   rows = np.repeat([[1.0, 2.0]], 64, axis=0)
-  whiten = tables.whitening(_rows())
+  whiten = preprocessing.whitening(_rows())
   settings = dataclasses.replace(_TINY, noise=0.4, num_steps=1)
-  table_flows.fit(whiten, rows, rows, settings)
+  table_flows.fit(
+    tmp_path, ['a', 'b'], [], whiten, rows, rows, {'noisy': settings}
+  )
   noise = np.concatenate(batches) - [1.0, 2.0]
   np.testing.assert_allclose(
     np.cov(noise.T), 0.16 * np.cov(_rows().T), rtol=0.1, atol=0.005

@@ -4,6 +4,7 @@ import bz2
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tfp_realnvp import tables
@@ -178,18 +179,13 @@ def test_columns_of_few_values():
   assert [*tables.repeating_columns(rows)] == [False, True, False]
 
 
-def test_split_parts_the_rows():
-  rows = np.arange(20.0).reshape(10, 2)
-  parts = tables.split(rows, seed=0)
-  assert [len(part) for part in parts] == [6, 2, 2]
-  np.testing.assert_array_equal(np.sort(np.concatenate(parts), axis=0), rows)
-
-
-def test_whitening_by_hand():
-  # The columns have variances 1 and 4, and covariance 1.
-  rng = np.random.default_rng(0)
-  rows = rng.normal(size=[50, 2]) @ [[1.0, 1.0], [0.0, np.sqrt(3)]] + [5, -5]
-  whiten = tables.whitening(rows)
-  white = whiten.inverse(rows).numpy()
-  np.testing.assert_allclose(white.mean(0), 0, atol=1e-12)
-  np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(2), atol=1e-12)
+def test_warning_of_spikes(caplog):
+  table = pd.DataFrame({'a': np.arange(40.0), 'b': np.arange(40) % 2 / 7})
+  tables.warn_of_spikes(table, [])
+  assert "Columns 'a' have integers only" in caplog.text
+  assert 'Use --dequantize' in caplog.text
+  assert "Columns 'b' have few different values" in caplog.text
+  caplog.clear()
+  tables.warn_of_spikes(table, ['a'])
+  assert "'a'" not in caplog.text
+  assert "'b'" in caplog.text

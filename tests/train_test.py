@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -25,10 +24,6 @@ _SMALL = [
   '--batch_size=16',
   '--evaluate_every=4',
 ]
-
-
-def _command(*flags):
-  return program_testing.command('train', *flags)
 
 
 def _run(*flags, expect=0):
@@ -93,17 +88,8 @@ def test_error_while_saving_after_a_signal_is_told(stop, monkeypatch):
     train.main(['train'])
 
 
-def _begin(*flags, sigint='SIG_DFL', output=subprocess.DEVNULL):
-  """Starts a run that handles Ctrl-C by `sigint`, however pytest handles it."""
-  program = program_testing.ROOT / 'tests' / 'programs' / 'with_sigint.py'
-  return subprocess.Popen(
-    [sys.executable, str(program), sigint, *_command(*flags)],
-    cwd=program_testing.ROOT,
-    env=program_testing.environment(),
-    stdout=output,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+def _begin(*flags, **kwargs):
+  return program_testing.begin('train', *flags, **kwargs)
 
 
 def _stop_at(path, number, *flags, sigint='SIG_DFL'):
@@ -119,11 +105,8 @@ def _stop_at(path, number, *flags, sigint='SIG_DFL'):
     The exit status, the output, and the step that was saved.
   """
   process = _begin(*flags, sigint=sigint, output=subprocess.PIPE)
-  deadline = time.time() + 300
   try:
-    while not path.exists() and process.poll() is None:
-      assert time.time() < deadline
-      time.sleep(0.01)
+    program_testing.wait_for(path, process)
     if sigint == 'SIG_IGN':
       process.send_signal(signal.SIGINT)
     process.send_signal(number)

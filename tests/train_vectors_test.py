@@ -1,5 +1,9 @@
 """Tests the data and the scores, and runs the program."""
 
+import dataclasses
+import json
+import signal
+import subprocess
 import types
 
 import numpy as np
@@ -10,7 +14,7 @@ import tensorflow_probability as tfp
 
 from examples import train_vectors
 from tests import program_testing
-import tfp_realnvp
+from tfp_realnvp import table_flows
 
 tfd = tfp.distributions
 
@@ -72,21 +76,50 @@ def test_scored_rows_have_the_columns_of_the_training_rows(
   assert train_vectors.load_other(['a', 'b']).shape == (0, 2)
 
 
-def test_scores_by_hand():
+def test_scores_by_hand(monkeypatch):
+  _set_flags(monkeypatch)
   normal = tfd.TransformedDistribution(
     tfd.Normal(tf.zeros([1], tf.float64), 1.0),
     tfp.bijectors.Shift(tf.Variable([0.0], dtype=tf.float64)),
   )
-  model = tfp_realnvp.DensityEstimator(
-    tfd.Independent(normal, 1), num_levels=None
+  flow = table_flows.TableFlow(
+    columns=('a',),
+    dequantized=(),
+    distribution=tfd.Independent(normal, 1),
+    settings=table_flows.Settings(),
   )
   density = lambda x: -0.5 * np.square(x) - 0.5 * np.log(2 * np.pi)
   other = pd.DataFrame({'a': [0.5, -1.0, 10.0]}, index=[2, 3, 7])
-  scores = train_vectors.score(model, density([0, 1, -2, 3]), other)
+  scores = train_vectors.scores(flow, density([0, 1, -2, 3]), other)
   np.testing.assert_allclose(scores['log_likelihood'], density([0.5, -1, 10]))
   # The row at -1 is as likely as the one at 1.
   np.testing.assert_array_equal(scores['percentile'], [75, 75, 0])
   assert [*scores.index] == [2, 3, 7]
+  # Columns that were dequantized are integers again, the same each time.
+  samples = train_vectors.draw(flow, 5)['a']
+  flow = dataclasses.replace(flow, dequantized=('a',))
+  np.testing.assert_array_equal(
+    train_vectors.draw(flow, 5)['a'], np.floor(samples)
+  )
+
+
+def test_settings_are_those_of_the_flags(monkeypatch):
+  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  values = dict.fromkeys(names) | {'settings': None, 'noise': 0.1}
+  flags = {k: types.SimpleNamespace(value=v) for k, v in values.items()}
+
+  class Flags(dict):
+    settings = None
+
+  monkeypatch.setattr(train_vectors, 'FLAGS', Flags(flags))
+  small = train_vectors.settings(100)
+  assert [*small] == ['regularized', 'flexible']
+  for name, settings in small.items():
+    assert settings == dataclasses.replace(
+      table_flows.SETTINGS[name], noise=0.1
+    )
+  Flags.settings = 'large'
+  assert [*train_vectors.settings(100)] == ['large']
 
 
 def test_errors_come_before_training_and_without_traceback(tmp_path):
@@ -102,6 +135,14 @@ def test_errors_come_before_training_and_without_traceback(tmp_path):
   assert "linear functions of others: 'b' of 'a'" in output
   assert 'Traceback' not in output
   assert not (tmp_path / 'run').exists()
+  output = program_testing.run(
+    'train_vectors', f'--model_dir={tmp_path}', '--noise=0.1', expect=1
+  )
+  assert '--noise=0.1 needs --dataset' in output
+  output = program_testing.run(
+    'train_vectors', f'--model_dir={tmp_path}', expect=1
+  )
+  assert f'--model_dir={tmp_path} has no flow' in output
 
 
 @pytest.mark.slow
@@ -132,18 +173,57 @@ def test_csv_of_two_columns(couplings, tmp_path):
   )
   assert 'Dropped 1 of 201 rows' in output
   assert 'Dropped 1 of 3 rows' in output
-  result = output.split('in nats: Real NVP ')[1]
-  flow, gaussian = float(result.split()[0]), float(result.split()[5][:-1])
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  flow, gaussian = results['log_likelihood'], results['gaussian']
+  assert f'in nats: Real NVP {flow:.3f} (' in output
+  assert f'Gaussian {gaussian:.3f}, ' in output
   entropy = np.log(2 * np.pi) + 1 + np.log(50)
   assert abs(-gaussian - entropy) < 0.3
   # The data are Gaussian, so the flow can match the Gaussian.
   assert abs(flow - gaussian) < 0.3
   picture = tf.io.read_file(str(tmp_path / 'run' / 'mapping.png'))
   assert tf.io.decode_png(picture).shape[:2] == [800, 800]
-  assert (tmp_path / 'run' / 'model.weights.h5').exists()
   scores = pd.read_csv(tmp_path / 'run' / 'scores.csv')
   assert [*scores['line']] == [2, 5]
   mode = 1 - entropy  # The log-density in the middle of the Gaussian.
   np.testing.assert_allclose(scores['log_likelihood'][0], mode, atol=0.7)
   assert scores['percentile'][0] > 50
   assert scores['percentile'][1] == 0
+  # The flow is loaded again, and not overwritten.
+  run = f'--model_dir={tmp_path / "run"}'
+  output = program_testing.run(
+    'train_vectors', '--dataset=moons', run, expect=1
+  )
+  assert 'has a flow already' in output
+  program_testing.run(
+    'train_vectors',
+    run,
+    f'--score={other}',
+    '--drop_missing',
+    '--num_samples=9',
+  )
+  again = pd.read_csv(tmp_path / 'run' / 'scores.csv')
+  pd.testing.assert_frame_equal(again, scores)
+  samples = pd.read_csv(tmp_path / 'run' / 'samples.csv')
+  assert [*samples.columns] == ['a', 'b']
+  assert samples.shape == (9, 2)
+  np.testing.assert_array_equal(samples['b'], np.floor(samples['b']))
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_ctrl_c_leaves_the_best_flow(tmp_path):
+  process = program_testing.begin(
+    'train_vectors',
+    '--dataset=wine',
+    '--num_steps=10000',
+    f'--model_dir={tmp_path}',
+    output=subprocess.PIPE,
+  )
+  program_testing.wait_for(tmp_path / table_flows.DESCRIPTION, process)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=200)
+  assert process.returncode == 130
+  assert 'the best flow so far' in output
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert results['rows'] == 35
+  assert f'Real NVP {results["log_likelihood"]:.3f}' in output

@@ -5,14 +5,21 @@ distributions is the density of the rows themselves.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import json
+import os
+import pathlib
 import types
 
+from absl import logging
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import model_dirs
+from tfp_realnvp import preprocessing
 from tfp_realnvp.bijectors import couplings
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import dense
@@ -21,12 +28,14 @@ from tfp_realnvp.training import density_estimator
 
 __all__ = [
   'COUPLINGS',
+  'DESCRIPTION',
   'SETTINGS',
   'Settings',
+  'TableFlow',
   'build_distribution',
   'candidates',
   'fit',
-  'fit_best',
+  'load',
 ]
 
 tfb = tfp.bijectors
@@ -38,6 +47,8 @@ COUPLINGS = types.MappingProxyType(
     'spline': couplings.SplineCouplings,
   }
 )
+DESCRIPTION = 'table_flow.json'  # File of a directory with a flow.
+
 _NUM_VALIDATIONS = 20
 _MANY_ROWS = 5000
 
@@ -114,7 +125,7 @@ def build_distribution(
   """Builds Real NVP followed by an affine bijector.
 
   Args:
-    whiten: Bijector from whitened rows to rows, see `tables.whitening`.
+    whiten: Bijector from whitened rows to rows, see `preprocessing.whitening`.
     settings: Settings of the flow.
     seed: `int`, seed of the weights.
   """
@@ -141,26 +152,157 @@ def build_distribution(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class TableFlow:
+  """The density of the rows of a table.
+
+  Attributes:
+    columns: Names of the columns.
+    dequantized: Names of the columns to which noise was added, see
+      `preprocessing.dequantize`.
+    distribution: `tfd.Distribution` of rows, float64, with event shape
+      `[len(columns)]`.
+    settings: Settings of the flow and of its training.
+  """
+
+  columns: tuple[str, ...]
+  dequantized: tuple[str, ...]
+  distribution: tfd.Distribution
+  settings: Settings
+
+
+def load(model_dir: str | os.PathLike[str]) -> TableFlow:
+  """Loads the flow that `fit` wrote.
+
+  Args:
+    model_dir: Directory of the run.
+
+  Raises:
+    FileNotFoundError: If there is no flow in this directory.
+  """
+  model_dir = pathlib.Path(model_dir)
+  saved = json.loads((model_dir / DESCRIPTION).read_text())
+  whiten = preprocessing.affine(
+    np.array(saved['shift']), np.array(saved['scale'])
+  )
+  settings = Settings(**saved['settings'])
+  distribution = build_distribution(whiten, settings)
+  _estimator(distribution).load_weights(model_dir / saved['weights'])
+  return TableFlow(
+    tuple(saved['columns']), tuple(saved['dequantized']), distribution, settings
+  )
+
+
+class _KeepBest(keras.callbacks.Callback):
+  """Writes the flow whenever the validation loss is the best so far."""
+
+  def __init__(
+    self,
+    model_dir: pathlib.Path,
+    columns: Sequence[str],
+    dequantized: Sequence[str],
+    whiten: tfb.Bijector,
+  ):
+    super().__init__()
+    self.best = np.inf
+    self._model_dir = model_dir
+    shift, scale = whiten.bijectors
+    self._description = {
+      'columns': list(columns),
+      'dequantized': list(dequantized),
+      'shift': shift.shift.numpy().tolist(),
+      'scale': scale.scale.to_dense().numpy().tolist(),
+    }
+
+  def start(self, name: str, settings: Settings) -> None:
+    """Begins with other settings."""
+    weights = f'{name}.weights.h5'
+    self._description |= {
+      'settings': dataclasses.asdict(settings),
+      'weights': weights,
+    }
+
+  def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    """Keras hook: writes the flow if it is the best."""
+    del epoch
+    if not logs['val_loss'] < self.best:
+      return
+    self.best = logs['val_loss']
+    weights = self._model_dir / self._description['weights']
+    replacement = weights.with_name(f'new-{weights.name}')
+    self.model.save_weights(replacement)
+    replacement.replace(weights)
+    model_dirs.replace_text(
+      self._model_dir / DESCRIPTION, json.dumps(self._description, indent=2)
+    )
+
+
+def _estimator(
+  distribution: tfd.Distribution, seed: int | None = None
+) -> density_estimator.DensityEstimator:
+  return density_estimator.DensityEstimator(
+    distribution, num_levels=None, seed=seed
+  )
+
+
 def fit(
+  model_dir: pathlib.Path,
+  columns: Sequence[str],
+  dequantized: Sequence[str],
+  whiten: tfb.Bijector,
+  train: np.ndarray,
+  validation: np.ndarray,
+  settings: Mapping[str, Settings],
+  seed: int = 0,
+) -> TableFlow:
+  """Trains a flow with each of `settings` and returns the best.
+
+  After each twentieth of the steps, the flow is written to `model_dir` if its
+  validation loss is the best so far. So a run that is stopped leaves a flow,
+  which `load` reads. Writes a table of metrics for each of `settings`, too.
+
+  Args:
+    model_dir: Existing directory to write to.
+    columns: Names of the columns.
+    dequantized: Those to which noise was added.
+    whiten: Bijector from whitened rows to rows, see `preprocessing.whitening`.
+    train: Training rows, `[N, D]`.
+    validation: Validation rows, `[M, D]`.
+    settings: Settings by name.
+    seed: `int`, seed of the weights, the order of the rows and the noise.
+
+  Raises:
+    FloatingPointError: If no validation loss is finite.
+  """
+  keep_best = _KeepBest(model_dir, columns, dequantized, whiten)
+  for name, candidate in settings.items():
+    keep_best.start(name, candidate)
+    log = keras.callbacks.CSVLogger(model_dir / f'{name}.csv')
+    try:
+      losses = _fit(
+        whiten, train, validation, candidate, seed, [keep_best, log]
+      )
+    except FloatingPointError as error:
+      logging.warning('Settings %r failed. %s', name, error)
+    else:
+      print(f'Settings {name!r}: {-min(losses):.3f} nats of validation rows.')
+  if not np.isfinite(keep_best.best):
+    raise FloatingPointError(
+      f'No validation loss was finite with the settings {dict(settings)}.'
+    )
+  return load(model_dir)
+
+
+def _fit(
   whiten: tfb.Bijector,
   train: np.ndarray,
   validation: np.ndarray,
   settings: Settings,
-  seed: int = 0,
-) -> density_estimator.DensityEstimator:
-  """Trains a flow, and keeps the weights with the best validation loss.
-
-  Args:
-    whiten: Bijector from whitened rows to rows.
-    train: Training rows, `[N, D]`.
-    validation: Validation rows, `[M, D]`.
-    settings: Settings of the flow and of its training.
-    seed: `int`, seed of the weights, the order of the rows and the noise.
-  """
-  distribution = build_distribution(whiten, settings, seed)
-  model = density_estimator.DensityEstimator(
-    distribution, num_levels=None, seed=seed
-  )
+  seed: int,
+  callbacks: list[keras.callbacks.Callback],
+) -> list[float]:
+  """Trains a flow and returns the validation losses."""
+  model = _estimator(build_distribution(whiten, settings, seed), seed)
   model.compile(
     keras.optimizers.AdamW(
       keras.optimizers.schedules.CosineDecay(
@@ -180,39 +322,13 @@ def fit(
 
   rows = tf.data.Dataset.from_tensor_slices(train)
   rows = rows.shuffle(len(train), seed).repeat().batch(settings.batch_size)
-  model.fit(
+  history = model.fit(
     rows.enumerate().map(blur),
     steps_per_epoch=-(-settings.num_steps // _NUM_VALIDATIONS),
     epochs=_NUM_VALIDATIONS,
     shuffle=False,
     validation_data=tf.data.Dataset.from_tensors(validation),
-    callbacks=[
-      keras.callbacks.EarlyStopping(
-        'val_loss', patience=_NUM_VALIDATIONS, restore_best_weights=True
-      )
-    ],
+    callbacks=callbacks,
     verbose=2,
   )
-  return model
-
-
-def fit_best(
-  whiten: tfb.Bijector,
-  train: np.ndarray,
-  validation: np.ndarray,
-  settings: Mapping[str, Settings],
-  seed: int = 0,
-) -> density_estimator.DensityEstimator:
-  """Trains a flow with each of `settings` and returns the best.
-
-  Prints the mean log-likelihood of the validation rows of each, in nats. The
-  other arguments are those of `fit`.
-  """
-  best, best_value = None, -np.inf
-  for name, candidate in settings.items():
-    model = fit(whiten, train, validation, candidate, seed)
-    value = model.predict(validation, batch_size=1024, verbose=0).mean()
-    print(f'Settings {name!r}: {value:.3f} nats of the validation rows.')
-    if best is None or value > best_value:
-      best, best_value = model, value
-  return best
+  return history.history['val_loss']

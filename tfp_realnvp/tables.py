@@ -15,7 +15,6 @@ import shlex
 from absl import logging
 import numpy as np
 import pandas as pd
-import tensorflow_probability as tfp
 
 __all__ = [
   'SEPARATORS',
@@ -25,11 +24,8 @@ __all__ = [
   'integer_columns',
   'read_table',
   'repeating_columns',
-  'split',
-  'whitening',
+  'warn_of_spikes',
 ]
-
-tfb = tfp.bijectors
 
 # In this order: the first one that divides the first line is the separator.
 SEPARATORS = {
@@ -290,24 +286,29 @@ def repeating_columns(rows: np.ndarray) -> np.ndarray:
   return 20 * count <= len(rows)
 
 
-def split(
-  rows: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Shuffles rows and splits them into training (3/5), validation and test."""
-  rows = np.random.default_rng(seed).permutation(rows).astype(np.float64)
-  fifth = len(rows) // 5
-  return rows[2 * fifth :], rows[:fifth], rows[fifth : 2 * fifth]
+def warn_of_spikes(table: pd.DataFrame, dequantized: Iterable[str]) -> None:
+  """Warns of columns on which densities can grow without bound.
 
-
-def whitening(rows: np.ndarray) -> tfb.Bijector:
-  """Returns the affine bijector from whitened rows to rows.
-
-  Whitened rows have mean zero and identity covariance.
+  Args:
+    table: Rows of numbers.
+    dequantized: Names of the columns that are dequantized.
   """
-  mean, scale = rows.mean(0), rows.std(0)
-  correlation = np.cov(((rows - mean) / scale).T, bias=True)
-  factor = scale[:, np.newaxis] * np.linalg.cholesky(correlation)
-  return tfb.Chain([tfb.Shift(mean), tfb.ScaleMatvecTriL(factor)])
+  is_integer = integer_columns(table.to_numpy())
+  is_repeating = repeating_columns(table.to_numpy()) & ~is_integer
+  dequantize = 'Use --dequantize to add uniform noise on [0, 1), or leave'
+  for columns, what, remedy in (
+    (table.columns[is_integer], 'integers only', dequantize),
+    (table.columns[is_repeating], 'few different values', 'Leave'),
+  ):
+    columns = columns.difference(dequantized, sort=False)
+    if len(columns):
+      logging.warning(
+        'Columns %s have %s. Densities can grow without bound there, so '
+        'log-likelihoods say little. %s these columns out with --drop_columns.',
+        _quoted(columns),
+        what,
+        remedy,
+      )
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -1,11 +1,8 @@
 """The directory of a training run: flags, metrics, summaries and samples."""
 
-from collections.abc import Iterator
-import contextlib
 import csv
 import io
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import model_dirs
 from tfp_realnvp import visualization
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
@@ -21,37 +19,12 @@ from tfp_realnvp.training import density_estimator
 __all__ = [
   'Reports',
   'histogram_bits_per_dim',
-  'make_model_dir',
   'prepare_model_dir',
   'real_and_samples',
-  'replace_text',
   'samples_path',
 ]
 
 _NUM_SAMPLES = 64  # In each image of samples.
-
-
-def make_model_dir(model_dir: pathlib.Path) -> None:
-  """Creates the directory of a run.
-
-  Args:
-    model_dir: Value of --model_dir.
-
-  Raises:
-    SystemExit: If the directory cannot be written.
-  """
-  with _exit_unless_writable(model_dir):
-    model_dir.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _exit_unless_writable(model_dir: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
-    ) from error
 
 
 def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
@@ -66,10 +39,10 @@ def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
       another model.
   """
   path = model_dir / 'flags.json'
-  make_model_dir(model_dir)
-  with _exit_unless_writable(model_dir):
+  model_dirs.make_model_dir(model_dir)
+  with model_dirs.exit_unless_writable(model_dir):
     if not path.exists():
-      replace_text(path, json.dumps(values, indent=2))
+      model_dirs.replace_text(path, json.dumps(values, indent=2))
       return
   saved = json.loads(path.read_text())
   for name, value in values.items():
@@ -144,7 +117,7 @@ class Reports:
     table = csv.DictWriter(text, row, extrasaction='ignore')
     table.writeheader()
     table.writerows(self._rows)
-    replace_text(self._model_dir / 'metrics.csv', text.getvalue())
+    model_dirs.replace_text(self._model_dir / 'metrics.csv', text.getvalue())
 
 
 def real_and_samples(
@@ -180,13 +153,6 @@ def real_and_samples(
 def samples_path(model_dir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns the path of the image of samples of a step."""
   return model_dir / f'samples-{step:07d}.png'
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file atomically."""
-  replacement = path.with_name(f'{path.name}.{os.getpid()}')
-  replacement.write_text(text)
-  replacement.replace(path)
 
 
 def histogram_bits_per_dim(

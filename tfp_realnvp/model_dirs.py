@@ -1,0 +1,39 @@
+"""Directories that programs write their results to (--model_dir)."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+
+__all__ = ['exit_unless_writable', 'make_model_dir', 'replace_text']
+
+
+def make_model_dir(model_dir: pathlib.Path) -> None:
+  """Creates the directory of a run.
+
+  Args:
+    model_dir: Value of --model_dir.
+
+  Raises:
+    SystemExit: If the directory cannot be written.
+  """
+  with exit_unless_writable(model_dir):
+    model_dir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def exit_unless_writable(model_dir: pathlib.Path) -> Iterator[None]:
+  """Returns a context manager that exits with one line on an `OSError`."""
+  try:
+    yield
+  except OSError as error:
+    raise SystemExit(
+      f'--model_dir={model_dir} cannot be written: {error}'
+    ) from error
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file atomically."""
+  replacement = path.with_name(f'{path.name}.{os.getpid()}')
+  replacement.write_text(text)
+  replacement.replace(path)
