@@ -6,8 +6,8 @@ The protocol, of simulations with a uniform prior: parameters and data are
 standardized, a tenth of the simulations is for validation, training takes
 batches of 256, Adam at 1e-3 and gradients clipped at norm 5, and stops after 20
 epochs without a better validation loss. All flows are validated with moving
-averages of their weights. They are those of `examples/infer_parameters.py`, and
-zuko's with as large networks.
+averages of their weights. Ours are those of `posterior_flows`; zuko's have
+networks as large.
 
 Below --reference, N/observation.csv and N/reference_posterior_samples.csv.bz2
 are an observation and samples of its posterior, as the benchmark of
@@ -59,12 +59,19 @@ def _library(theta, x, observations, epochs, seed, couplings):
   """Fits a posterior of this library and draws samples."""
   import keras
 
-  from examples import infer_parameters
+  from tfp_realnvp import posterior_flows
 
   keras.utils.set_random_seed(seed)
-  posterior = infer_parameters.Posterior(theta, x, couplings, seed)
+  posterior = posterior_flows.Posterior(
+    posterior_flows.Standardization.of(theta),
+    posterior_flows.Standardization.of(x),
+    couplings,
+    seed,
+  )
   limits = {'max_epochs': epochs, 'patience': epochs} if epochs else {}
-  _, results = infer_parameters.fit(posterior, theta, x, **limits)
+  results = posterior_flows.fit(
+    posterior, theta.to_numpy(), x.to_numpy(), **limits
+  )
   samples = [
     posterior.sample(_NUM_SAMPLES, row[np.newaxis])[:, 0]
     for row in observations
@@ -78,13 +85,17 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   import zuko
 
   from benchmarks import zuko_flows
+  from tfp_realnvp import posterior_flows
 
   torch.manual_seed(seed)
-  rows, mean, scale = [], [], []
-  for values in (theta, x):
-    mean.append(values.mean(0))
-    scale.append(values.std(0))
-    rows.append(torch.tensor((values - mean[-1]) / scale[-1]).float())
+  tables = theta, x
+  standardizations = [
+    posterior_flows.Standardization.of(table) for table in tables
+  ]
+  rows = [
+    torch.tensor(standardization.forward(table.to_numpy()))
+    for standardization, table in zip(standardizations, tables)
+  ]
   flow = getattr(zuko.flows, flow)(
     theta.shape[1],
     x.shape[1],
@@ -97,9 +108,9 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   samples = []
   with torch.no_grad():
     for row in observations:
-      condition = torch.tensor((row - mean[1]) / scale[1]).float()
+      condition = torch.tensor(standardizations[1].forward(row))
       draws = flow(condition).sample((_NUM_SAMPLES,)).numpy()
-      samples.append(draws * scale[0] + mean[0])
+      samples.append(standardizations[0].inverse(draws))
   return results, samples
 
 
@@ -141,8 +152,8 @@ def main(argv):
       continue
     results, samples = harness.alone(
       function,
-      theta.to_numpy(),
-      x.to_numpy(),
+      theta,
+      x,
       observations,
       FLAGS.epochs,
       FLAGS.seed,

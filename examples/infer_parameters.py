@@ -14,10 +14,9 @@ conditional flow q(theta | x). A file of simulations is
   the others are data.
 
 A tenth of the simulations is for validation, and training stops after 20 epochs
-without a better validation loss. The weights are moving averages over about 100
-steps, which generalize better. Writes to --model_dir:
+without a better validation loss, or on Ctrl-C. Writes to --model_dir:
 
-- model.weights.h5;
+- posterior.json and the weights, which `posterior_flows.load` reads;
 - ranks.png: simulation-based calibration on validation simulations. If the
   posterior is right, nearly all bars are within the grey band;
 - samples.csv and corner.png: samples of the posterior given --observation, a
@@ -26,11 +25,16 @@ steps, which generalize better. Writes to --model_dir:
   parameters; seconds of training; the share of samples outside the prior of
   --task; and the C2ST between the samples and --reference, a table with the
   columns of theta. It is 0.5 if they have the same distribution.
+
+Without --task and --simulations it samples with the posterior in --model_dir,
+and the C2ST is in observation.json:
+
+    python examples/infer_parameters.py --model_dir=runs/posterior \
+      --observation=other.csv
 """
 
 import json
 import pathlib
-import time
 from typing import Any
 
 from absl import app
@@ -38,26 +42,17 @@ from absl import flags
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-import tensorflow_probability as tfp
 
-import tfp_realnvp
 from tfp_realnvp import diagnostics
 from tfp_realnvp import figures
 from tfp_realnvp import model_dirs
+from tfp_realnvp import posterior_flows
 from tfp_realnvp import simulators
 from tfp_realnvp import tables
-from tfp_realnvp.training import callbacks
-
-tfd = tfp.distributions
+from tfp_realnvp.bijectors import couplings
 
 FLAGS = flags.FLAGS
 
-_COUPLINGS = {
-  'affine': tfp_realnvp.AffineCouplings(),
-  'spline': tfp_realnvp.SplineCouplings(),
-}
-_BATCH_SIZE = 256
 _NUM_RANKED = 300  # Simulations of which parameters are ranked,
 _NUM_DRAWS = 99  # among so many draws of the posterior.
 _MAX_DRAWN = 10  # Parameters in corner.png.
@@ -79,7 +74,10 @@ def define_flags() -> None:
     'model_dir', None, 'Directory to write the results to.', required=True
   )
   flags.DEFINE_enum(
-    'couplings', 'spline', [*_COUPLINGS], 'Kind of couplings of the flow.'
+    'couplings',
+    'spline',
+    [*couplings.BY_NAME],
+    'Kind of couplings of the flow.',
   )
   flags.DEFINE_list(
     'drop_columns', [], 'Names of columns of --simulations to leave out.'
@@ -128,13 +126,13 @@ def load_simulations() -> tuple[pd.DataFrame, pd.DataFrame]:
   return theta.iloc[order], x.iloc[order]
 
 
-def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
+def load_rows(flag: str, columns: list[str]) -> np.ndarray | None:
   """Returns the table of a flag, or `None` if the flag is not given.
 
   Args:
     flag: 'observation' or 'reference'.
-    like: Table with as many columns. If the names of the columns are the same,
-      they may be in another order.
+    columns: Names of its columns. Other names are allowed, and so is another
+      order of the same names.
 
   Raises:
     SystemExit: If the number of columns differs, an observation has several
@@ -144,14 +142,14 @@ def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
   if path is None:
     return None
   frame = tables.read_table(path, flag)
-  if set(frame.columns) == set(like.columns):
-    frame = frame[like.columns]
-  if frame.shape[1] != like.shape[1] or (
+  if set(frame.columns) == set(columns):
+    frame = frame[columns]
+  if frame.shape[1] != len(columns) or (
     flag == 'observation' and len(frame) != 1
   ):
     raise SystemExit(
       f'--{flag}={path} must have {"one row and " * (flag == "observation")}'
-      f'{like.shape[1]} columns ({", ".join(like.columns)}), got {len(frame)} '
+      f'{len(columns)} columns ({", ".join(columns)}), got {len(frame)} '
       f'rows and {frame.shape[1]} columns.'
     )
   rows = frame.to_numpy()
@@ -163,110 +161,59 @@ def load_rows(flag: str, like: pd.DataFrame) -> np.ndarray | None:
   return rows
 
 
-def build_flow(
-  size: int, condition_size: int, couplings: str, seed: int
-) -> tfp_realnvp.RealNVPChain:
-  """Builds the flow of standardized parameters given standardized data."""
-  return tfp_realnvp.RealNVPChain(
-    (size,),
-    num_couplings=8,
-    condition_size=condition_size,
-    networks=tfp_realnvp.DenseNetworks(seed=seed),
-    couplings=_COUPLINGS[couplings],
-  )
+def load(model_dir: pathlib.Path) -> posterior_flows.Posterior:
+  """Loads the posterior of an earlier run.
 
-
-class Posterior:
-  """A conditional flow, with the standardization of parameters and data."""
-
-  def __init__(
-    self, theta: np.ndarray, x: np.ndarray, couplings: str, seed: int
-  ):
-    """Initializes Posterior.
-
-    Args:
-      theta: Parameters, `[N, D]`, whose means and standard deviations are used.
-      x: Data, `[N, K]`.
-      couplings: Value of --couplings.
-      seed: Seed of the weights and of the samples.
-    """
-    size = theta.shape[1]
-    self._theta_mean, self._theta_scale = theta.mean(0), theta.std(0)
-    self._x_mean, self._x_scale = x.mean(0), x.std(0)
-    self.seed = seed
-    self.distribution = tfd.TransformedDistribution(
-      tfd.MultivariateNormalDiag(tf.zeros([size])),
-      build_flow(size, x.shape[1], couplings, seed),
-    )
-
-  def standardize(
-    self, theta: np.ndarray, x: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns standardized parameters and data, float32."""
-    return (
-      np.float32((theta - self._theta_mean) / self._theta_scale),
-      np.float32((x - self._x_mean) / self._x_scale),
-    )
-
-  def sample(self, count: int, x: np.ndarray) -> np.ndarray:
-    """Draws parameters: `[count, N, D]` for data `[N, K]`."""
-    _, condition = self.standardize(self._theta_mean, x)
-    draw = tf.function(self.distribution.sample)
-    samples = draw(
-      [count, len(x)],
-      seed=[self.seed, count],
-      bijector_kwargs={'condition': condition},
-    )
-    return samples.numpy() * self._theta_scale + self._theta_mean
-
-
-def fit(
-  posterior: Posterior,
-  theta: np.ndarray,
-  x: np.ndarray,
-  max_epochs: int = 1000,
-  patience: int = 20,
-) -> tuple[tfp_realnvp.DensityEstimator, dict[str, Any]]:
-  """Trains the posterior; the first tenth of the simulations validates it.
-
-  Args:
-    posterior: The flow to train.
-    theta: Parameters, `[N, D]`.
-    x: Data, `[N, K]`.
-    max_epochs: Largest number of epochs.
-    patience: Epochs without a better validation loss after which it stops.
-
-  Returns:
-    The model with the best weights, and results to write.
+  Raises:
+    SystemExit: If there is none, or flags of the training are given.
   """
-  theta, x = posterior.standardize(theta, x)
-  tenth = len(theta) // 10
-  model = tfp_realnvp.DensityEstimator(
-    posterior.distribution, num_levels=None, seed=posterior.seed
+  for name in (
+    *('num_simulations', 'max_epochs', 'couplings'),
+    *('drop_columns', 'drop_missing'),
+  ):
+    if FLAGS[name].present:
+      raise SystemExit(
+        f'--{name}={FLAGS[name].value} needs --task or --simulations, which '
+        'are not given.'
+      )
+  if not (model_dir / posterior_flows.DESCRIPTION).exists():
+    raise SystemExit(
+      f'--model_dir={model_dir} has no posterior. Give --task or --simulations '
+      'to train one.'
+    )
+  if FLAGS.observation is None:
+    raise SystemExit(
+      f'--observation is needed to sample the posterior in {model_dir}.'
+    )
+  return posterior_flows.load(model_dir)
+
+
+def train(
+  model_dir: pathlib.Path, theta: pd.DataFrame, x: pd.DataFrame
+) -> tuple[posterior_flows.Posterior, dict[str, Any]]:
+  """Trains a posterior, writes it and ranks.png, and returns the results."""
+  posterior = posterior_flows.Posterior(
+    posterior_flows.Standardization.of(theta),
+    posterior_flows.Standardization.of(x),
+    FLAGS.couplings,
+    FLAGS.seed,
   )
-  model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=5.0, use_ema=True))
-  start = time.perf_counter()
-  history = model.fit(
-    theta[tenth:],
-    x[tenth:],
-    batch_size=_BATCH_SIZE,
-    epochs=max_epochs,
-    validation_data=(theta[:tenth], x[:tenth]),
-    validation_batch_size=10_000,
-    callbacks=[
-      # First, so that the averages are validated and restored.
-      callbacks.SwapEMAWeights(swap_on_epoch=True),
-      keras.callbacks.EarlyStopping(
-        'val_loss', patience=patience, restore_best_weights=True
-      ),
-    ],
-    verbose=2,
+  theta, x = theta.to_numpy(), x.to_numpy()
+  try:
+    results = posterior_flows.fit(posterior, theta, x, FLAGS.max_epochs)
+  except FloatingPointError as error:
+    raise SystemExit(str(error)) from error
+  except KeyboardInterrupt:
+    raise SystemExit(130) from None
+  posterior.save(model_dir)
+  count = min(_NUM_RANKED, len(theta) // 10)
+  ranks = diagnostics.ranks(
+    posterior.sample(_NUM_DRAWS, x[:count]), theta[:count]
   )
-  return model, {
-    'validation_nats': min(history.history['val_loss']),
-    'epochs': len(history.epoch),
-    'seconds': time.perf_counter() - start,
-  }
+  figures.rank_histograms(ranks, _NUM_DRAWS, posterior.theta.columns).savefig(
+    model_dir / 'ranks.png', dpi=150
+  )
+  return posterior, results
 
 
 def main(argv: list[str]) -> None:
@@ -277,31 +224,34 @@ def main(argv: list[str]) -> None:
       f'--reference={FLAGS.reference} needs --observation, which is not given.'
     )
   keras.utils.set_random_seed(FLAGS.seed)
-  parameters, data = load_simulations()
-  observation = load_rows('observation', data)
-  reference = load_rows('reference', parameters)
-  theta, x, names = parameters.to_numpy(), data.to_numpy(), parameters.columns
   model_dir = pathlib.Path(FLAGS.model_dir)
-  model_dirs.make_model_dir(model_dir)
-  posterior = Posterior(theta, x, FLAGS.couplings, FLAGS.seed)
-  model, results = fit(posterior, theta, x, FLAGS.max_epochs)
-  model.save_weights(model_dir / 'model.weights.h5')
-  count = min(_NUM_RANKED, len(theta) // 10)
-  ranks = diagnostics.ranks(
-    posterior.sample(_NUM_DRAWS, x[:count]), theta[:count]
-  )
-  figures.rank_histograms(ranks, _NUM_DRAWS, names).savefig(
-    model_dir / 'ranks.png', dpi=150
-  )
+  is_loaded = FLAGS.task is None and FLAGS.simulations is None
+  if is_loaded:
+    posterior = load(model_dir)
+    names = posterior.theta.columns, posterior.x.columns
+  elif (model_dir / posterior_flows.DESCRIPTION).exists():
+    raise SystemExit(
+      f'--model_dir={model_dir} has a posterior already. Use another '
+      '--model_dir, or leave out --task and --simulations to use that one.'
+    )
+  else:
+    simulations = load_simulations()
+    names = [[*table.columns] for table in simulations]
+  reference = load_rows('reference', names[0])
+  observation = load_rows('observation', names[1])
+  results = {}
+  if not is_loaded:
+    model_dirs.make_model_dir(model_dir)
+    posterior, results = train(model_dir, *simulations)
   if observation is not None:
     samples = posterior.sample(FLAGS.num_samples, observation)[:, 0]
-    pd.DataFrame(samples, columns=names).to_csv(
+    pd.DataFrame(samples, columns=names[0]).to_csv(
       model_dir / 'samples.csv', index=False
     )
     drawn = slice(_MAX_DRAWN)
     figures.corner(
       samples[:, drawn],
-      names[drawn],
+      names[0][drawn],
       None if reference is None else reference[:, drawn],
     ).savefig(model_dir / 'corner.png', dpi=150)
     if FLAGS.task is not None:
@@ -310,8 +260,11 @@ def main(argv: list[str]) -> None:
   if reference is not None:
     results['c2st'] = diagnostics.c2st(samples, reference)
   text = json.dumps(results, indent=2)
-  (model_dir / 'results.json').write_text(text + '\n')
+  name = 'observation.json' if is_loaded else 'results.json'
+  model_dirs.replace_text(model_dir / name, text + '\n')
   print(text)
+  if results.get('interrupted'):
+    raise SystemExit(130)
 
 
 if __name__ == '__main__':

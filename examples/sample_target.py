@@ -52,16 +52,13 @@ from tfp_realnvp import figures
 from tfp_realnvp import model_dirs
 from tfp_realnvp import sampling
 from tfp_realnvp import targets
+from tfp_realnvp.bijectors import couplings
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 FLAGS = flags.FLAGS
 
-_COUPLINGS = {
-  'affine': tfp_realnvp.AffineCouplings(),
-  'spline': tfp_realnvp.SplineCouplings(),
-}
 # Plain HMC is run at each of them, and the most efficient run counts.
 _ACCEPTANCES = (0.6, 0.7, 0.8, 0.9)
 _MAX_DRAWN = 10  # Parameters in corner.png.
@@ -82,7 +79,10 @@ def define_flags() -> None:
     'size', None, 'Number of parameters of a function of your own.', 2
   )
   flags.DEFINE_enum(
-    'couplings', 'affine', [*_COUPLINGS], 'Kind of couplings of the flow.'
+    'couplings',
+    'affine',
+    [*couplings.BY_NAME],
+    'Kind of couplings of the flow.',
   )
   for name, default, help_text in (
     ('num_couplings', 8, 'Number of couplings.'),
@@ -131,7 +131,7 @@ def build_distribution(size: int) -> tfd.Distribution:
     networks=tfp_realnvp.DenseNetworks(
       hidden_units=(FLAGS.hidden_size,) * 2, seed=FLAGS.seed
     ),
-    couplings=_COUPLINGS[FLAGS.couplings],
+    couplings=couplings.BY_NAME[FLAGS.couplings](),
   )
   shift = tf.Variable(tf.zeros([size]), name='shift')
   log_scale = tf.Variable(tf.zeros([size]), name='log_scale')

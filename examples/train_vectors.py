@@ -54,6 +54,7 @@ from tfp_realnvp import model_dirs
 from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
 from tfp_realnvp import tables
+from tfp_realnvp.bijectors import couplings
 
 # Tables with continuous columns that ship with scikit-learn.
 _TABLES = {
@@ -119,7 +120,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'couplings',
     None,
-    [*table_flows.COUPLINGS],
+    [*couplings.BY_NAME],
     'Kind of couplings of the flow.',
   )
   for name, help_text in {

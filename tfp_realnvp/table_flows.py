@@ -20,14 +20,13 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import model_dirs
 from tfp_realnvp import preprocessing
-from tfp_realnvp.bijectors import couplings
+from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import dense
 from tfp_realnvp.networks import moving_statistics
 from tfp_realnvp.training import density_estimator
 
 __all__ = [
-  'COUPLINGS',
   'DESCRIPTION',
   'SETTINGS',
   'Settings',
@@ -41,12 +40,6 @@ __all__ = [
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-COUPLINGS = types.MappingProxyType(
-  {
-    'affine': couplings.AffineCouplings,
-    'spline': couplings.SplineCouplings,
-  }
-)
 DESCRIPTION = 'table_flow.json'  # File of a directory with a flow.
 
 _NUM_VALIDATIONS = 20
@@ -58,7 +51,7 @@ class Settings:
   """Settings of a flow and of its training.
 
   Attributes:
-    couplings: Kind of couplings, a key of `COUPLINGS`.
+    couplings: Kind of couplings, a key of `couplings.BY_NAME`.
     num_couplings: Number of couplings.
     num_layers: Number of hidden layers of each network.
     hidden_size: Number of units of each hidden layer.
@@ -86,9 +79,10 @@ class Settings:
   num_steps: int = 1500
 
   def __post_init__(self) -> None:
-    if self.couplings not in COUPLINGS:
+    if self.couplings not in couplings_lib.BY_NAME:
       raise ValueError(
-        f'couplings must be one of {[*COUPLINGS]}, got {self.couplings!r}.'
+        f'couplings must be one of {[*couplings_lib.BY_NAME]}, '
+        f'got {self.couplings!r}.'
       )
 
 
@@ -136,7 +130,7 @@ def build_distribution(
     networks=dense.DenseNetworks(
       hidden_units=(settings.hidden_size,) * settings.num_layers, seed=seed
     ),
-    couplings=COUPLINGS[settings.couplings](
+    couplings=couplings_lib.BY_NAME[settings.couplings](
       batch_norm=moving_statistics.BatchNormOptions()
       if settings.batch_norm
       else None

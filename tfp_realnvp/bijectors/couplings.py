@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import itertools
+import types
 from typing import Any
 
 import tensorflow_probability as tfp
@@ -17,6 +18,7 @@ from tfp_realnvp.networks import moving_statistics
 tfb = tfp.bijectors
 
 __all__ = [
+  'BY_NAME',
   'AffineCouplings',
   'CouplingBuilder',
   'Couplings',
@@ -111,6 +113,12 @@ class SplineCouplings(Couplings):
     return spline_coupling.SplineCoupling(
       network, mask, num_bins=self.num_bins, bound=self.bound, **kwargs
     )
+
+
+# For flags and files.
+BY_NAME = types.MappingProxyType(
+  {'affine': AffineCouplings, 'spline': SplineCouplings}
+)
 
 
 class CouplingBuilder:
