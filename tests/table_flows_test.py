@@ -8,7 +8,9 @@ import pytest
 from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
 
-_TINY = table_flows.Settings(num_couplings=2, hidden_size=8, num_steps=20)
+_TINY = table_flows.Settings(
+  couplings='affine', num_couplings=2, hidden_size=8, num_steps=20
+)
 
 
 def _rows():

@@ -135,14 +135,20 @@ def test_errors_come_before_training_and_without_traceback(tmp_path):
   assert "linear functions of others: 'b' of 'a'" in output
   assert 'Traceback' not in output
   assert not (tmp_path / 'run').exists()
-  output = program_testing.run(
-    'train_vectors', f'--model_dir={tmp_path}', '--noise=0.1', expect=1
-  )
-  assert '--noise=0.1 needs --dataset' in output
-  output = program_testing.run(
-    'train_vectors', f'--model_dir={tmp_path}', expect=1
-  )
-  assert f'--model_dir={tmp_path} has no flow' in output
+
+
+def test_without_a_data_set_there_must_be_a_flow(monkeypatch, tmp_path):
+  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  flags = {
+    name: types.SimpleNamespace(present=False)
+    for name in ('csv', 'settings', 'dequantize', *names)
+  }
+  monkeypatch.setattr(train_vectors, 'FLAGS', flags)
+  with pytest.raises(SystemExit, match=f'--model_dir={tmp_path} has no flow'):
+    train_vectors.load(tmp_path)
+  flags['noise'] = types.SimpleNamespace(present=True, value=0.1)
+  with pytest.raises(SystemExit, match='--noise=0.1 needs --dataset'):
+    train_vectors.load(tmp_path)
 
 
 @pytest.mark.slow
