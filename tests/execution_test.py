@@ -66,6 +66,40 @@ def test_steps_at_a_time(callbacks, limits, expected):
   assert execution.steps_per_execution(callbacks, *limits) == expected
 
 
+@pytest.mark.parametrize(
+  'given, expected',
+  [
+    ({'x': np.ones([65, 2])}, 3),
+    ({'x': np.ones([65, 2]), 'batch_size': 65}, 1),
+    ({'x': np.ones([65, 2]), 'validation_split': 0.1}, None),
+    ({'x': tf.data.Dataset.range(3)}, None),
+  ],
+)
+def test_arrays_say_how_many_steps_an_epoch_has(given, expected):
+  assert execution.steps_of_arrays(given) == expected
+
+
+def test_training_makes_one_iterator_for_an_epoch(monkeypatch):
+  made = []
+  make = tf.data.Dataset.__iter__
+  monkeypatch.setattr(
+    tf.data.Dataset, '__iter__', lambda self: made.append(self) or make(self)
+  )
+  x = estimator_testing.vectors(100)
+  model = estimator_testing.vector_estimator()
+  model.compile('sgd')
+  history = model.fit(
+    x,
+    batch_size=16,
+    epochs=5,
+    verbose=0,
+  )
+  assert len(history.epoch) == 5
+  assert model.step == 5 * 7
+  # One before each epoch, and one after the last.
+  assert len(made) == 5 + 1
+
+
 class _Counter(keras.callbacks.Callback):
   def __init__(self):
     super().__init__()

@@ -60,7 +60,8 @@ def _with_chosen_execution(fit: Callable) -> Callable:
 
   @functools.wraps(fit)
   def wrapper(self: 'DistributionModel', *args: Any, **kwargs: Any) -> Any:
-    given = signature.bind(self, *args, **kwargs).arguments
+    bound = signature.bind(self, *args, **kwargs)
+    given = bound.arguments
     is_small = (
       self.distribution.event_shape.rank == 1
       and self.distribute_strategy.num_replicas_in_sync == 1
@@ -80,8 +81,10 @@ def _with_chosen_execution(fit: Callable) -> Callable:
       and hasattr(given.get('x'), 'shape')
       and execution.is_faster_with_xla(self.distribution)
     )
+    if is_small and given.get('steps_per_epoch') is None:
+      given['steps_per_epoch'] = execution.steps_of_arrays(given)
     try:
-      return fit(self, *args, **kwargs)
+      return fit(*bound.args, **bound.kwargs)
     finally:
       self.steps_per_execution, self._trains_with_xla = before, False
 
@@ -292,7 +295,9 @@ class DistributionModel(keras.Model):
     wrap: Callable = lambda function: function,
   ) -> None:
     """Makes a function, unless there is one for the same circumstances."""
-    trained = tuple(id(variable) for variable in self.trainable_variables)
+    trained = ()
+    if name == 'train_function':
+      trained = tuple(id(variable) for variable in self.trainable_variables)
     key = (name, trained, self.jit_compile, self.steps_per_execution)
     if force or key not in self._functions:
       make(force=True)

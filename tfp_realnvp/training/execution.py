@@ -3,7 +3,9 @@
 A step on vectors takes a few milliseconds, and starting it takes as long.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import keras
@@ -16,7 +18,7 @@ from tfp_realnvp.networks import dense
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-__all__ = ['is_faster_with_xla', 'steps_per_execution']
+__all__ = ['is_faster_with_xla', 'steps_of_arrays', 'steps_per_execution']
 
 _MOST_STEPS = 32
 _BATCH_HOOKS = (
@@ -71,6 +73,21 @@ def steps_per_execution(callbacks: Any, *limits: int | None) -> int:
     for count in range(1, _MOST_STEPS + 1)
     if all(limit % count == 0 for limit in limits if limit is not None)
   )
+
+
+def steps_of_arrays(given: Mapping[str, Any]) -> int | None:
+  """Returns how many steps an epoch of `fit` has, if an array says so.
+
+  Told so, Keras makes one iterator for an epoch of training. Otherwise it makes
+  a second one that it never uses, which takes as long as some steps.
+
+  Args:
+    given: Arguments of `fit` by name.
+  """
+  x = given.get('x')
+  if not hasattr(x, 'shape') or given.get('validation_split'):
+    return None
+  return math.ceil(len(x) / (given.get('batch_size') or 32))
 
 
 def _looks_at_batches(callback: Any) -> bool:
