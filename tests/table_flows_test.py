@@ -63,15 +63,14 @@ def test_the_settings_with_the_best_validation_are_kept(capsys, tmp_path):
   # Without steps that matter, the wrong prior stays wrong.
   good = dataclasses.replace(_TINY, learning_rate=1e-6)
   bad = dataclasses.replace(good, degrees_of_freedom=0.5)
-  for settings in ({'good': good, 'bad': bad}, {'bad': bad, 'good': good}):
-    flow = _fit(tmp_path / str([*settings]), settings)
-    assert flow.columns == ('a', 'b')
-    assert flow.dequantized == ('b',)
-    assert flow.settings == good
-    value = flow.distribution.log_prob(_rows()[150:]).numpy().mean()
-    output = capsys.readouterr().out
-    assert f"Settings 'good': {value:.3f} nats" in output
-    assert "Settings 'bad': " in output
+  flow = _fit(tmp_path, {'bad': bad, 'good': good})
+  assert flow.columns == ('a', 'b')
+  assert flow.dequantized == ('b',)
+  assert flow.settings == good
+  value = flow.distribution.log_prob(_rows()[150:]).numpy().mean()
+  output = capsys.readouterr().out
+  assert f"Settings 'good': {value:.3f} nats" in output
+  assert "Settings 'bad': " in output
 
 
 def test_the_weights_with_the_best_validation_are_kept(tmp_path):
@@ -89,7 +88,8 @@ def test_the_weights_with_the_best_validation_are_kept(tmp_path):
   )
 
 
-def test_settings_that_diverge_do_not_hide_the_others(tmp_path, caplog):
+@pytest.mark.slow
+def test_settings_that_diverge_do_not_hide_the_others(tmp_path):
   diverging = dataclasses.replace(_TINY, learning_rate=np.nan, num_steps=40)
   flow = _fit(tmp_path, {'good': _TINY, 'diverging': diverging})
   assert flow.settings == _TINY
