@@ -56,22 +56,20 @@ def define_flags():
 
 
 def _library(theta, x, observations, epochs, seed, couplings):
-  """Fits a posterior of this library and draws samples."""
+  """Fits a posterior of this library to standardized rows; draws samples."""
   import keras
 
   from tfp_realnvp import posterior_flows
 
   keras.utils.set_random_seed(seed)
   posterior = posterior_flows.Posterior(
-    posterior_flows.Standardization.of(theta),
-    posterior_flows.Standardization.of(x),
+    posterior_flows.Standardization.of(pd.DataFrame(theta)),
+    posterior_flows.Standardization.of(pd.DataFrame(x)),
     couplings,
     seed,
   )
   limits = {'max_epochs': epochs, 'patience': epochs} if epochs else {}
-  results = posterior_flows.fit(
-    posterior, theta.to_numpy(), x.to_numpy(), **limits
-  )
+  results = posterior_flows.fit(posterior, theta, x, **limits)
   samples = [
     posterior.sample(_NUM_SAMPLES, row[np.newaxis])[:, 0]
     for row in observations
@@ -85,17 +83,9 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   import zuko
 
   from benchmarks import zuko_flows
-  from tfp_realnvp import posterior_flows
 
   torch.manual_seed(seed)
-  tables = theta, x
-  standardizations = [
-    posterior_flows.Standardization.of(table) for table in tables
-  ]
-  rows = [
-    torch.tensor(standardization.forward(table.to_numpy()))
-    for standardization, table in zip(standardizations, tables)
-  ]
+  rows = [torch.tensor(table) for table in (theta, x)]
   flow = getattr(zuko.flows, flow)(
     theta.shape[1],
     x.shape[1],
@@ -108,9 +98,8 @@ def _zuko(theta, x, observations, epochs, seed, flow, num_transforms):
   samples = []
   with torch.no_grad():
     for row in observations:
-      condition = torch.tensor(standardizations[1].forward(row))
-      draws = flow(condition).sample((_NUM_SAMPLES,)).numpy()
-      samples.append(standardizations[0].inverse(draws))
+      draws = flow(torch.tensor(row)).sample((_NUM_SAMPLES,))
+      samples.append(draws.numpy())
   return results, samples
 
 
@@ -132,6 +121,7 @@ def _load(reference):
 
 def main(argv):
   from tfp_realnvp import diagnostics
+  from tfp_realnvp import posterior_flows
   from tfp_realnvp import simulators
 
   if argv[1:] not in [[task] for task in simulators.TASKS]:
@@ -144,7 +134,11 @@ def main(argv):
     )
   (task,) = argv[1:]
   theta, x = simulators.TASKS[task].draw(FLAGS.num_simulations, seed=0)
+  # In this process, because PyTorch crashes where TensorFlow is loaded.
+  standardize = [posterior_flows.Standardization.of(t) for t in (theta, x)]
+  theta, x = (s.forward(t.to_numpy()) for s, t in zip(standardize, (theta, x)))
   observations, references = _load(FLAGS.reference)
+  observations = [standardize[1].forward(row) for row in observations]
   rows = []
   for name in FLAGS.models:
     function, kwargs = _MODELS[name]
@@ -159,6 +153,7 @@ def main(argv):
       FLAGS.seed,
       **kwargs,
     )
+    samples = [standardize[0].inverse(draws) for draws in samples]
     with harness.processes() as pool:
       accuracies = list(pool.map(diagnostics.c2st, samples, references))
     fit = [results[key] for key in ('validation_nats', 'epochs', 'seconds')]
