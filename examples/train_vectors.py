@@ -118,10 +118,7 @@ def define_flags() -> None:
     'batch_norm', None, 'Whether batch normalization follows each coupling.'
   )
   flags.DEFINE_enum(
-    'couplings',
-    None,
-    [*couplings.BY_NAME],
-    'Kind of couplings of the flow.',
+    'couplings', None, [*couplings.BY_NAME], 'Kind of couplings.'
   )
   for name, help_text in {
     'num_couplings': 'Number of couplings.',
@@ -255,11 +252,7 @@ def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
 def train(
   model_dir: pathlib.Path,
 ) -> tuple[table_flows.TableFlow, np.ndarray]:
-  """Trains on --dataset and writes the results.
-
-  Returns:
-    The flow, and the log-likelihoods of the rows that were held out.
-  """
+  """Trains on --dataset, writes the results, and returns what `load` does."""
   if (model_dir / table_flows.DESCRIPTION).exists():
     raise SystemExit(
       f'--model_dir={model_dir} has a flow already. Use another --model_dir, '

@@ -1,6 +1,8 @@
 """BatchNormBijector: batch normalization as a bijector."""
 
+from collections.abc import Callable
 from typing import Any
+import warnings
 
 import tensorflow as tf
 
@@ -8,7 +10,7 @@ from tfp_realnvp import util
 from tfp_realnvp.bijectors import flow_bijector
 from tfp_realnvp.networks import moving_statistics
 
-__all__ = ['BatchNormBijector']
+__all__ = ['BatchNormBijector', 'warn_if_fitted']
 
 
 class BatchNormBijector(flow_bijector.FlowBijector):
@@ -157,3 +159,36 @@ class BatchNormBijector(flow_bijector.FlowBijector):
     if x.shape[-1] is None:  # A single channel would be broadcast.
       x = tf.ensure_shape(x, x.shape[:-1].concatenate(self._num_channels))
     return x
+
+
+def warn_if_fitted(samples: tf.Tensor, flow: tf.Module) -> tf.Tensor:
+  """Returns `samples`; a gradient through them warns if averages never moved.
+
+  Args:
+    samples: What the flow generated, by its moving averages.
+    flow: The module that owns `MovingStatistics`.
+  """
+
+  @tf.custom_gradient
+  def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+      modules = [
+        m
+        for m in flow.submodules
+        if isinstance(m, moving_statistics.MovingStatistics)
+      ]
+      with tf.init_scope():
+        if not any(module.num_updates.numpy() for module in modules):
+          warnings.warn(
+            f'{flow.name}: gradients of samples are computed, but the moving '
+            'averages of batch normalization were never updated. Only the '
+            'data -> latent direction with `training=True` updates them. To '
+            'fit a flow by its samples, build it and its networks with '
+            '`batch_norm=None`.',
+            stacklevel=2,
+          )
+      return upstream
+
+    return tf.identity(x), gradient
+
+  return identity(samples)

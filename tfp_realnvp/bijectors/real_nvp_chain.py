@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import util
 from tfp_realnvp.bijectors import architecture
+from tfp_realnvp.bijectors import batch_norm
 from tfp_realnvp.bijectors import composition
 from tfp_realnvp.bijectors import conditioner
 from tfp_realnvp.bijectors import couplings as couplings_lib
@@ -35,14 +36,12 @@ class RealNVPChain(flow_bijector.FlowBijector):
   scale. A `BatchNormBijector` follows every coupling.
 
   Vectors `[D]`: `num_couplings` couplings with alternating halves. A new flow
-  is close to the identity, so standardize the data. `D` may be 1 if the flow
-  has a condition.
+  is close to the identity, so standardize the data. `D` = 1 needs a condition.
 
   #### Examples
 
   ```python
-  networks = ResidualNetworks(num_blocks=8, hidden_channels=64)
-  flow = RealNVPChain((32, 32, 3), num_scales=2, networks=networks)
+  flow = RealNVPChain((32, 32, 3), num_scales=2)
   base = tfd.Sample(tfd.Normal(0., 1.), sample_shape=(32, 32, 3))
   dist = tfd.TransformedDistribution(base, flow)
   images = dist.sample(16, seed=0)                            # [16, 32, 32, 3]
@@ -51,7 +50,6 @@ class RealNVPChain(flow_bijector.FlowBijector):
   ```
 
   #### References
-
   [1]: Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density estimation
        using Real NVP. _ICLR_, 2017. https://arxiv.org/abs/1605.08803
   """
@@ -243,7 +241,7 @@ class RealNVPChain(flow_bijector.FlowBijector):
     condition = self._broadcast(condition, x)
     y, fldj = self._sequence.inverse_and_log_det(x, training, condition)
     if self._has_statistics:
-      y = moving_statistics.warn_if_fitted(y, self)
+      y = batch_norm.warn_if_fitted(y, self)
     return y, fldj
 
   def _inverse_and_log_det(

@@ -1,6 +1,5 @@
 """Batch statistics and their moving averages."""
 
-from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import contextvars
@@ -9,7 +8,6 @@ import math
 import numbers
 from typing import Any
 from typing import NamedTuple
-import warnings
 
 import tensorflow as tf
 
@@ -24,7 +22,6 @@ __all__ = [
   'in_sync',
   'is_weighted',
   'part_of_batch',
-  'warn_if_fitted',
   'weighted',
 ]
 
@@ -92,35 +89,6 @@ def check_batch_norm(value: BatchNormOptions | None) -> None:
     raise TypeError(
       f'`batch_norm` must be BatchNormOptions or None, got {value!r}.'
     )
-
-
-def warn_if_fitted(samples: tf.Tensor, flow: tf.Module) -> tf.Tensor:
-  """Returns `samples`; a gradient through them warns if averages never moved.
-
-  Args:
-    samples: What the flow generated, by its moving averages.
-    flow: The module that owns `MovingStatistics`.
-  """
-
-  @tf.custom_gradient
-  def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-      modules = [m for m in flow.submodules if isinstance(m, MovingStatistics)]
-      with tf.init_scope():
-        if not any(module.num_updates.numpy() for module in modules):
-          warnings.warn(
-            f'{flow.name}: gradients of samples are computed, but the moving '
-            'averages of batch normalization were never updated. Only the '
-            'data -> latent direction with `training=True` updates them. To '
-            'fit a flow by its samples, build it and its networks with '
-            '`batch_norm=None`.',
-            stacklevel=2,
-          )
-      return upstream
-
-    return tf.identity(x), gradient
-
-  return identity(samples)
 
 
 class MovingStatistics(tf.Module):
