@@ -65,6 +65,7 @@ _TABLES = {
 }
 
 _HELD_OUT = 'held_out.csv'
+_SETTINGS = [field.name for field in dataclasses.fields(table_flows.Settings)]
 
 FLAGS = flags.FLAGS
 
@@ -144,8 +145,7 @@ def define_flags() -> None:
 
 def settings(num_rows: int) -> dict[str, table_flows.Settings]:
   """Returns the settings to try, with the flags that were given."""
-  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
-  given = {name: FLAGS[name].value for name in names}
+  given = {name: FLAGS[name].value for name in _SETTINGS}
   given = {name: value for name, value in given.items() if value is not None}
   names = (
     [FLAGS.settings] if FLAGS.settings else table_flows.candidates(num_rows)
@@ -228,8 +228,7 @@ def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
   Raises:
     SystemExit: If there is no flow, or flags of the training are given.
   """
-  training = [field.name for field in dataclasses.fields(table_flows.Settings)]
-  for name in ('csv', 'settings', 'dequantize', *training):
+  for name in ('csv', 'settings', 'dequantize', *_SETTINGS):
     if FLAGS[name].present:
       raise SystemExit(
         f'--{name}={FLAGS[name].value} needs --dataset, which is not given.'
@@ -250,20 +249,9 @@ def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
 
 
 def train(
-  model_dir: pathlib.Path,
+  model_dir: pathlib.Path, table: pd.DataFrame
 ) -> tuple[table_flows.TableFlow, np.ndarray]:
-  """Trains on --dataset, writes the results, and returns what `load` does."""
-  if (model_dir / table_flows.DESCRIPTION).exists():
-    raise SystemExit(
-      f'--model_dir={model_dir} has a flow already. Use another --model_dir, '
-      'or leave out --dataset to use that flow.'
-    )
-  table = load_table()
-  names = ', '.join(map(repr, table.columns))
-  print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
-  if table.shape[1] < 2:
-    raise SystemExit(f'There must be at least two columns, got {names}.')
-  load_other(list(table.columns))  # Its errors come before training.
+  """Trains on a table, writes the results, and returns what `load` does."""
   rows = table.to_numpy()
   dequantized = table.columns[tables.integer_columns(rows) & FLAGS.dequantize]
   tables.warn_of_spikes(table, dequantized)
@@ -333,11 +321,23 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   keras.utils.set_random_seed(FLAGS.seed)
   model_dir = pathlib.Path(FLAGS.model_dir)
-  flow, held_out = (
-    load(model_dir) if FLAGS.dataset is None else train(model_dir)
-  )
-  if FLAGS.score is not None:
+  if FLAGS.dataset is None:
+    flow, held_out = load(model_dir)
     other = load_other(list(flow.columns))
+  else:
+    if (model_dir / table_flows.DESCRIPTION).exists():
+      raise SystemExit(
+        f'--model_dir={model_dir} has a flow already. Use another --model_dir, '
+        'or leave out --dataset to use that flow.'
+      )
+    table = load_table()
+    names = ', '.join(map(repr, table.columns))
+    print(f'{len(table)} rows of {table.shape[1]} columns: {names}.')
+    if table.shape[1] < 2:
+      raise SystemExit(f'There must be at least two columns, got {names}.')
+    other = load_other(list(table.columns))  # Its errors come before training.
+    flow, held_out = train(model_dir, table)
+  if FLAGS.score is not None:
     scores(flow, held_out, other).to_csv(model_dir / 'scores.csv')
   if FLAGS.num_samples is not None:
     draw(flow, FLAGS.num_samples).to_csv(model_dir / 'samples.csv', index=False)

@@ -1,4 +1,7 @@
-"""Posteriors of simulators: conditional flows, and how they are trained."""
+"""Posteriors of simulators: conditional flows, and how they are trained.
+
+Needs pandas, which `pip install 'tfp_realnvp[examples]'` installs.
+"""
 
 import dataclasses
 import json
@@ -24,7 +27,6 @@ __all__ = [
   'DESCRIPTION',
   'Posterior',
   'Standardization',
-  'build_flow',
   'fit',
   'load',
 ]
@@ -66,33 +68,13 @@ class Standardization:
     return rows * self.scale + self.mean
 
 
-def build_flow(
-  size: int, condition_size: int, couplings: str, seed: int
-) -> real_nvp_chain.RealNVPChain:
-  """Builds the flow of standardized parameters given standardized data.
-
-  Args:
-    size: Number of parameters.
-    condition_size: Number of data.
-    couplings: Kind of couplings, a key of `couplings.BY_NAME`.
-    seed: Seed of the weights.
-  """
-  return real_nvp_chain.RealNVPChain(
-    (size,),
-    num_couplings=8,
-    condition_size=condition_size,
-    networks=dense.DenseNetworks(seed=seed),
-    couplings=couplings_lib.BY_NAME[couplings](),
-  )
-
-
 class Posterior:
   """A conditional flow q(theta | x), which may be trained or not.
 
   Attributes:
     theta: `Standardization` of the parameters.
     x: `Standardization` of the data.
-    couplings: Kind of couplings.
+    couplings: Kind of couplings, a key of `couplings.BY_NAME`.
     distribution: `tfd.Distribution` of standardized parameters, whose condition
       is standardized data.
     seed: Seed of the weights and of the samples.
@@ -111,9 +93,15 @@ class Posterior:
     self.couplings = couplings
     self.seed = seed
     size = len(theta.mean)
+    flow = real_nvp_chain.RealNVPChain(
+      (size,),
+      num_couplings=8,
+      condition_size=len(x.mean),
+      networks=dense.DenseNetworks(seed=seed),
+      couplings=couplings_lib.BY_NAME[couplings](),
+    )
     self.distribution = tfd.TransformedDistribution(
-      tfd.MultivariateNormalDiag(tf.zeros([size])),
-      build_flow(size, len(x.mean), couplings, seed),
+      tfd.MultivariateNormalDiag(tf.zeros([size])), flow
     )
 
   def sample(self, count: int, x: np.ndarray) -> np.ndarray:
@@ -206,7 +194,6 @@ def fit(
   best = keras.callbacks.EarlyStopping(
     'val_loss', patience=patience, restore_best_weights=True
   )
-  losses = keras.callbacks.History()
   start = time.perf_counter()
   interrupted = False
   try:
@@ -218,7 +205,7 @@ def fit(
       validation_data=(theta[:tenth], x[:tenth]),
       validation_batch_size=10_000,
       # The averages come first, so that they are validated and restored.
-      callbacks=[callbacks.SwapEMAWeights(swap_on_epoch=True), best, losses],
+      callbacks=[callbacks.SwapEMAWeights(swap_on_epoch=True), best],
       verbose=2,
     )
   except KeyboardInterrupt:
@@ -228,7 +215,7 @@ def fit(
     model.set_weights(best.best_weights)
   return {
     'validation_nats': float(best.best),
-    'epochs': len(losses.epoch),
+    'epochs': len(model.history.epoch),
     'seconds': time.perf_counter() - start,
     'interrupted': interrupted,
   }

@@ -1,7 +1,8 @@
 """Flows of tables: their settings, and how they are trained.
 
 The couplings model whitened rows, which are easier to learn. `log_prob` of the
-distributions is the density of the rows themselves.
+distributions is the density of the rows themselves. Needs pandas, which
+`pip install 'tfp_realnvp[examples]'` installs.
 """
 
 from collections.abc import Mapping
