@@ -33,6 +33,9 @@ def define_flags():
   """Defines the flags. Processes that import the program do not need them."""
   harness.define_output_flag()
   flags.DEFINE_list('drop_columns', [], 'Names of columns to leave out.')
+  flags.DEFINE_multi_string(
+    'train_flag', [], 'Flags of train_vectors.py, such as --num_steps=1000.'
+  )
   flags.DEFINE_integer('seed', 0, 'Seed of the split and of the weights.')
 
 
@@ -120,6 +123,7 @@ def main(argv):
   for dataset in argv[1:]:
     arguments = [f'--dataset={dataset}', f'--seed={FLAGS.seed}']
     arguments.append(f'--drop_columns={",".join(FLAGS.drop_columns)}')
+    arguments += FLAGS.train_flag
     parts, log_det, models = harness.alone(_library, arguments)
     if importlib.util.find_spec('zuko'):
       for name, kwargs in _ZUKO.items():
@@ -139,7 +143,8 @@ def main(argv):
     ]
     columns = ['model', 'log-likelihood', 'its error', 'behind Real NVP']
     columns += ['error of the difference', 'seconds']
-    options = {name: FLAGS[name].value for name in ('drop_columns', 'seed')}
+    names = ('drop_columns', 'train_flag', 'seed')
+    options = {name: FLAGS[name].value for name in names}
     harness.report(f'table_densities_{dataset}', columns, rows, options)
 
 

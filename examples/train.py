@@ -11,8 +11,10 @@ scikit-learn and train in minutes.
 
 The program writes checkpoints, metrics.csv, TensorBoard summaries, its flags,
 and every --evaluate_every steps an image of real images beside samples to
---model_dir. At the end it re-estimates the moving statistics of batch
-normalization and writes the final model to final/.
+--model_dir. Evaluations re-estimate the moving statistics of batch
+normalization from some training images. The model with the best held-out
+bits/dim is kept in best/. At the end the program re-estimates the statistics
+from up to 10,000 images and writes the final model to final/.
 
 A run can be stopped at any time. Started again with the same --model_dir, it
 resumes and reaches the same weights as an uninterrupted run; with
@@ -27,6 +29,7 @@ saves only every --checkpoint_every steps and not when a worker is stopped,
 because all workers must save at the same step.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -40,11 +43,19 @@ from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
 from tfp_realnvp.paper import reports
+from tfp_realnvp.paper import training_loop
 from tfp_realnvp.training import callbacks
 
 # Defaults of the length of training, which the paper does not specify.
 _LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000, 'cooldown_steps': 0}
-_DIGITS = {'num_steps': 400, 'evaluate_every': 200, 'cooldown_steps': 200}
+_LENGTHS = {
+  'digits': {'num_steps': 400, 'evaluate_every': 200, 'cooldown_steps': 200},
+  'mnist': {
+    'num_steps': 10_000,
+    'evaluate_every': 500,
+    'cooldown_steps': 5_000,
+  },
+}
 STRATEGIES = {
   'none': tf.distribute.get_strategy,
   'mirrored': tf.distribute.MirroredStrategy,
@@ -55,9 +66,6 @@ STRATEGIES = {
 }
 
 FLAGS = flags.FLAGS
-
-_NUM_EVALUATED = 10_000  # Held-out images of an evaluation during training.
-_NUM_COUNTED = 10_000  # Images for re-estimated statistics and histograms.
 
 
 def define_flags() -> None:
@@ -86,8 +94,8 @@ def define_flags() -> None:
   flags.DEFINE_boolean(
     'conditional',
     False,
-    'Whether to condition the flow on the label (CIFAR-10, digits) or on the '
-    '40 attributes (CelebA), see appendix F of the paper.',
+    'Whether to condition the flow on the label (CIFAR-10, MNIST, digits) or '
+    'on the 40 attributes (CelebA), see appendix F of the paper.',
   )
   flags.DEFINE_enum(
     'prior',
@@ -121,13 +129,13 @@ def define_flags() -> None:
     'lagged_batch_norm',
     None,
     'Whether training normalizes with moving averages, see appendix E of the '
-    'paper (default: for CIFAR-10 and digits).',
+    'paper (default: for CIFAR-10, MNIST and digits).',
   )
   flags.DEFINE_integer(
     'cooldown_steps',
     None,
     'Number of steps at the end over which the learning rate falls linearly to '
-    '0 (default: 0 as in the paper, for digits 200).',
+    '0 (default: 0 as in the paper, for digits 200, for MNIST 5,000).',
     lower_bound=0,
   )
   flags.DEFINE_integer(
@@ -135,6 +143,12 @@ def define_flags() -> None:
   )
   flags.DEFINE_float(
     'momentum', 0.9, 'Momentum of the moving averages of batch normalization.'
+  )
+  flags.DEFINE_float(
+    'ema_momentum',
+    None,
+    'Momentum of moving averages of the weights, such as 0.999. They are what '
+    'is evaluated, and what best/ and final/ hold (default: no averages).',
   )
   flags.DEFINE_enum(
     'compute_dtype',
@@ -184,16 +198,17 @@ def set_defaults() -> None:
   preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
   values = vars(preset) | vars(preset.training) | vars(preset.networks)
   values['lagged_batch_norm'] = preset.batch_norm.lagged
-  values |= _DIGITS if FLAGS.dataset == 'digits' else _LENGTH
+  values |= _LENGTHS.get(FLAGS.dataset, _LENGTH)
   for name, value in values.items():
     if name in FLAGS and FLAGS[name].value is None:
       FLAGS[name].value = value
 
 
-def build_model() -> tfp_realnvp.DensityEstimator:
-  """Builds and compiles the model from the flags."""
-  preset = experiment.vary(
+def build_preset() -> presets.Preset:
+  """Returns the preset with the values of the flags."""
+  return experiment.vary(
     experiment.preset_of_flags(**architecture()),
+    batch_size=FLAGS.batch_size,
     learning_rate=FLAGS.learning_rate,
     clip_norm=FLAGS.clip_norm,
     l2_coefficient=FLAGS.l2_coefficient,
@@ -203,88 +218,15 @@ def build_model() -> tfp_realnvp.DensityEstimator:
     compute_dtype=FLAGS.compute_dtype,
     seed=FLAGS.seed,
   )
+
+
+def build_model(preset: presets.Preset) -> tfp_realnvp.DensityEstimator:
+  """Builds and compiles the model of a preset."""
   distribution = experiment.build_distribution(
     preset, FLAGS.conditional, FLAGS.prior
   )
   return experiment.build_estimator(
-    preset, distribution, FLAGS.jit_compile, FLAGS.seed
-  )
-
-
-def evaluate(
-  model: tfp_realnvp.DensityEstimator, images: image_data.Data, limit: int = -1
-) -> dict[str, float]:
-  """Returns the metrics of held-out images, with the prefix `test_`."""
-  batches = images.batches('test', limit=limit)
-  metrics = model.evaluate(batches, verbose=0, return_dict=True)
-  return {f'test_{name}': value for name, value in metrics.items()}
-
-
-def train(
-  model: tfp_realnvp.DensityEstimator,
-  images: image_data.Data,
-  checkpoints: tfp_realnvp.Checkpoints,
-  report: reports.Reports,
-  stop: callbacks.StopOnSignal,
-) -> None:
-  """Trains up to --num_steps and reports every --evaluate_every steps."""
-  every, end = FLAGS.evaluate_every, FLAGS.num_steps
-  cooldown = callbacks.Cooldown(FLAGS.learning_rate, end, FLAGS.cooldown_steps)
-  while True:
-    step = checkpoints.step
-    if step > report.step and (step % every == 0 or step == end):
-      # Read the metrics of training first, because evaluation resets them.
-      metrics = model.get_metrics_result()
-      metrics = {f'train_{k}': float(v) for k, v in metrics.items()}
-      metrics |= evaluate(model, images, _NUM_EVALUATED)
-      report.write(step, metrics, model, images)
-    if step >= end:
-      return
-    until = min((step // every + 1) * every, end)
-    with stop.deferred():
-      model.fit(
-        images.training_batches(FLAGS.batch_size, FLAGS.seed, start=step),
-        steps_per_epoch=until - step,
-        shuffle=False,
-        callbacks=[cooldown, checkpoints, stop],
-      )
-      # Saving would wait for the other workers, which may be at another step.
-      if not (stop.signal and FLAGS.distribute == 'multi_worker'):
-        checkpoints.save()
-        stop.saved_step = checkpoints.step
-
-
-def finish(
-  model: tfp_realnvp.DensityEstimator,
-  images: image_data.Data,
-  checkpoints: tfp_realnvp.Checkpoints,
-  stop: callbacks.StopOnSignal,
-) -> None:
-  """Re-estimates statistics, saves the final model, and prints the result."""
-  trained = evaluate(model, images)
-  batch_size = min(256, images.num_train)
-  limit = min(_NUM_COUNTED, images.num_train) // batch_size * batch_size
-  model.reestimate_statistics(images.batches('train', batch_size, limit))
-  metrics = evaluate(model, images)
-  model_dir = pathlib.Path(FLAGS.model_dir)
-  with stop.deferred():
-    tfp_realnvp.Checkpoints(model, model_dir / 'final', max_to_keep=1).save()
-  baseline = reports.histogram_bits_per_dim(
-    images.arrays('train', _NUM_COUNTED)[0],
-    images.arrays('test', _NUM_COUNTED)[0],
-    images.preset.num_levels,
-  )
-  paper = images.preset.bits_per_dim
-  print(
-    f'Step {checkpoints.step}: '
-    f'test bits/dim {metrics["test_bits_per_dim"]:.3f} '
-    f'(non-finite: {metrics["test_non_finite"]:.0f} of {images.num_test} '
-    f'images), before re-estimating statistics '
-    f'{trained["test_bits_per_dim"]:.3f}; '
-    f'baseline of pixel histograms {baseline:.3f}'
-    + (f'; the paper {paper}.' if paper else '.')
-    + f'\nSamples beside held-out images: '
-    f'{reports.samples_path(model_dir, checkpoints.step)}'
+    preset, distribution, FLAGS.jit_compile, FLAGS.seed, FLAGS.ema_momentum
   )
 
 
@@ -319,27 +261,32 @@ def run(stop: callbacks.StopOnSignal) -> None:
     FLAGS.conditional,
   )
   try:
+    preset = build_preset()
     with strategy.scope():
-      model = build_model()
+      model = build_model(preset)
   except ValueError as error:
     raise SystemExit(f'The flags are not compatible: {error}') from error
-  checkpoints = tfp_realnvp.Checkpoints(
-    model, model_dir, FLAGS.checkpoint_every
+  loop = training_loop.TrainingLoop(
+    model,
+    dataclasses.replace(images, preset=preset),
+    model_dir,
+    training_loop.Schedule(
+      num_steps=FLAGS.num_steps,
+      evaluate_every=FLAGS.evaluate_every,
+      checkpoint_every=FLAGS.checkpoint_every,
+      cooldown_steps=FLAGS.cooldown_steps,
+    ),
+    stop,
+    FLAGS.seed,
   )
   try:
-    if checkpoints.restore(epoch_steps=FLAGS.evaluate_every):
-      stop.saved_step = checkpoints.step
-    report = reports.Reports(
-      model_dir, checkpoints.step, checkpoints.is_chief, FLAGS.seed
-    )
-    train(model, images, checkpoints, report, stop)
-    finish(model, images, checkpoints, stop)
+    loop.run()
   except tf.errors.OpError as error:
     if 'IteratorGetNext' not in str(error):
       raise
     raise SystemExit(
       f'The data of --dataset={FLAGS.dataset} cannot be read, after step '
-      f'{checkpoints.step}: {error.message}'
+      f'{loop.step}: {error.message}'
     ) from error
   except (FloatingPointError, OSError, ValueError) as error:
     raise SystemExit(str(error)) from error

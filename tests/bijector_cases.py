@@ -156,15 +156,14 @@ FIXED = {
     functools.partial(_image_chain, condition_size=2), (4, 4, 1), **_pixels
   ),
   'chain_periodic': _generative(
-    functools.partial(
-      _image_chain, num_scales=2, padding='periodic', logit_transform=None
-    ),
+    functools.partial(_image_chain, padding='periodic', logit_transform=None),
     (4, 4, 1),
   ),
   'chain_vector': _generative(_vector_chain, (3,)),
   'chain_spline': _generative(
     functools.partial(
       _vector_chain,
+      num_couplings=2,
       couplings=tfp_realnvp.SplineCouplings(
         num_bins=4, batch_norm=_NO_MEMORY, permutation_seed=0
       ),

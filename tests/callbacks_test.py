@@ -6,6 +6,7 @@ import pytest
 
 from tests import estimator_testing
 from tests import signal_testing
+from tfp_realnvp.networks import moving_statistics
 from tfp_realnvp.training import callbacks
 
 
@@ -123,6 +124,90 @@ def test_averages_are_validated_and_restored():
   loss = model.evaluate(x, verbose=0, return_dict=True)['loss']
   np.testing.assert_allclose(history['val_loss'][-1], loss, rtol=1e-6)
   assert any(np.any(a != b) for a, b in zip(weights[-1], expected))
+
+
+def test_fits_go_on_from_the_last_weights_beside_averages():
+  x = estimator_testing.vectors()
+  models = []
+  for epochs in ([4], [1, 2, 1]):
+    model = estimator_testing.vector_estimator()
+    optimizer = keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5)
+    model.compile(optimizer, jit_compile=False)
+    for number in epochs:
+      model.fit(
+        x,
+        batch_size=8,
+        epochs=number,
+        shuffle=False,
+        callbacks=[callbacks.KeepTrainingWeights()],
+        verbose=0,
+      )
+    models.append(model)
+  once, several = models
+  for a, b in zip(once.variables, several.variables, strict=True):
+    np.testing.assert_array_equal(a, b)
+  for a, b in zip(once.optimizer.variables, several.optimizer.variables):
+    np.testing.assert_array_equal(a, b)
+  # They are not the averages, with which Keras ends.
+  average = several.optimizer._model_variables_moving_average[0]
+  assert np.any(several.trainable_variables[0].numpy() != average.numpy())
+
+
+def _lagged_estimator(**kwargs):
+  norm = moving_statistics.BatchNormOptions(lagged=True)
+  model = estimator_testing.vector_estimator(norm=norm, compiled=False)
+  optimizer = keras.optimizers.Adam(1e-2, **kwargs)
+  model.compile(optimizer, jit_compile=False)
+  return model
+
+
+def test_evaluations_use_statistics_of_the_moment():
+  x = estimator_testing.vectors()
+  arguments = {'batch_size': 10, 'verbose': 0}
+  model, reference = _lagged_estimator(), _lagged_estimator()
+  history = model.fit(
+    x,
+    epochs=2,
+    shuffle=False,
+    validation_data=x,
+    callbacks=[callbacks.EvaluationStatistics(x, batch_size=20)],
+    **arguments,
+  ).history
+  for epoch in range(2):
+    reference.fit(x, shuffle=False, **arguments)
+    before = [v.numpy() for v in reference.variables]
+    moving = reference.evaluate(x, return_dict=True, **arguments)
+    reference.reestimate_statistics(x, batch_size=20)
+    expected = reference.evaluate(x, return_dict=True, **arguments)
+    found = history['val_loss'][epoch]
+    np.testing.assert_allclose(found, expected['loss'], rtol=1e-6)
+    assert abs(found / moving['loss'] - 1) > 1e-3
+    for variable, value in zip(reference.variables, before):
+      variable.assign(value)
+  # Training is as if there had been no evaluation.
+  for a, b in zip(model.variables, reference.variables, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_statistics_of_averaged_weights():
+  x = estimator_testing.vectors()
+  model = _lagged_estimator(use_ema=True, ema_momentum=0.9)
+  keep = callbacks.KeepTrainingWeights()
+  model.fit(x, batch_size=10, epochs=2, callbacks=[keep], verbose=0)
+  before = [v.numpy() for v in model.variables]
+  found = model.evaluate(
+    x,
+    verbose=0,
+    return_dict=True,
+    callbacks=[callbacks.SwapEMAWeights(), callbacks.EvaluationStatistics(x)],
+  )
+  for variable, value in zip(model.variables, before):
+    np.testing.assert_array_equal(variable, value)
+  averages = model.optimizer._model_variables_moving_average
+  for variable, average in zip(model.trainable_variables, averages):
+    variable.assign(average)
+  model.reestimate_statistics(x)
+  assert found == model.evaluate(x, verbose=0, return_dict=True)
 
 
 def test_averages_need_an_optimizer_that_has_them():

@@ -134,7 +134,30 @@ def test_directory_without_a_run_is_named(tmp_path):
     experiment.load_trained(tmp_path)
 
 
-@pytest.mark.parametrize('place', ['', 'final'])
+@pytest.mark.parametrize('momentum', [-0.1, 1.0, np.nan])
+def test_averages_of_weights_need_a_momentum_below_1(momentum):
+  distribution, preset = program_testing.build('digits', **_SMALL)
+  with pytest.raises(ValueError, match=r'`ema_momentum` must be in \[0, 1\)'):
+    experiment.build_estimator(preset, distribution, ema_momentum=momentum)
+
+
+def test_best_model_stands_for_a_run_that_has_not_ended(tmp_path):
+  flags = {'dataset': 'digits', 'num_scales': 1, **_SMALL}
+  model = tfp_realnvp.DensityEstimator(program_testing.build(**flags)[0])
+  model.compile()
+  (tmp_path / 'flags.json').write_text(json.dumps(flags))
+  for place in ('', 'best', 'final'):
+    model.trainable_variables[0].assign_add(
+      tf.ones_like(model.trainable_variables[0])
+    )
+    tfp_realnvp.Checkpoints(model, tmp_path / place).save()
+    distribution, *_ = experiment.load_trained(tmp_path)
+    np.testing.assert_array_equal(
+      distribution.trainable_variables[0], model.trainable_variables[0]
+    )
+
+
+@pytest.mark.parametrize('place', ['', 'best', 'final'])
 def test_run_is_loaded_from_a_directory_of_any_name(place, tmp_path):
   model_dir = tmp_path / 'run[1]*'
   flags = {'dataset': 'digits', 'num_scales': 1, **_SMALL}

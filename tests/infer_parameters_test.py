@@ -140,6 +140,7 @@ def test_program_on_300_simulations(tmp_path):
     '--num_simulations=300',
     '--num_samples=200',
     '--max_epochs=30',
+    '--couplings=affine',
     f'--observation={observation}',
     f'--reference={reference}',
     f'--model_dir={run}',

@@ -52,6 +52,20 @@ def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
   )
 
 
+def test_batch_of_garbage_leaves_averages_of_weights_as_they_were():
+  model = estimator_testing.image_estimator(compiled=False)
+  model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9))
+  estimator_testing.fit_batches(model, estimator_testing.images(20))
+  averages = model.optimizer._model_variables_moving_average
+  before = [v.numpy() for v in averages]
+  history = estimator_testing.fit_batches(model, _garbage('nan'))
+  assert history['non_finite'] == [10]
+  for variable, value in zip(averages, before):
+    np.testing.assert_array_equal(variable, value)
+  estimator_testing.fit_batches(model, estimator_testing.images(20))
+  assert any(np.any(v != value) for v, value in zip(averages, before))
+
+
 def test_gradients_that_are_not_finite_are_skipped():
   scale = tf.Variable(1.0)
 

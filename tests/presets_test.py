@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import numpy as np
@@ -128,7 +129,8 @@ def test_variants_change_the_parts_too():
     experiment.vary(preset, num_blokcs=2)
 
 
-@pytest.mark.parametrize('name', _PAPER)
+# The others have the architecture of 'imagenet64'.
+@pytest.mark.parametrize('name', ['cifar10', 'imagenet32', 'imagenet64'])
 def test_preset_builds_and_latents_of_each_scale(name):
   preset = tfp_realnvp.preset(name)
   flow = preset.distribution().bijector
@@ -147,22 +149,50 @@ def test_preset_builds_and_latents_of_each_scale(name):
   assert round(size / 1e6) == {2: 20, 4: 46, 5: 96}[preset.num_scales]
 
 
+def test_mnist_has_images_of_28_by_28_pixels():
+  preset = tfp_realnvp.preset('mnist')
+  assert preset.image_shape == (28, 28, 1)
+  assert preset.data == tfp_realnvp.DataOptions(
+    tfds_name='mnist',
+    test_split='test',
+    condition_feature='label',
+    condition_size=10,
+  )
+  latents = preset.flow().split_latents(np.zeros(preset.image_shape))
+  # Of 28 by 28 pixels, 14 by 14 and 7 by 7: half, a quarter, and the rest.
+  assert [np.size(z) for z in latents] == [392, 196, 196]
+  assert [z.shape[0] for z in latents] == [14, 7, 7]
+
+
+def test_models_of_lsun_differ_in_their_data_alone():
+  bedroom = tfp_realnvp.preset('lsun_bedroom')
+  for name in ('lsun_tower', 'lsun_church_outdoor'):
+    preset = tfp_realnvp.preset(name)
+    data = dataclasses.replace(preset.data, tfds_name='lsun/bedroom')
+    assert bedroom == dataclasses.replace(
+      preset, data=data, bits_per_dim=bedroom.bits_per_dim
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('name', _PAPER)
+@pytest.mark.parametrize(
+  'name',
+  ['cifar10', 'imagenet32', 'imagenet64', 'lsun_bedroom', 'celeb_a', 'mnist'],
+)
 def test_preset_trains_and_evaluates_on_its_own_data_set(name):
   preset = _narrow(tfp_realnvp.preset(name))
-  conditional = name in ('cifar10', 'celeb_a')
+  conditional = name in ('cifar10', 'celeb_a', 'mnist')
   distribution = experiment.build_distribution(preset, conditional)
   model = experiment.build_estimator(preset, distribution)
   # A graph of so many layers takes longer to make than a few steps.
   model.run_eagerly = True
   before = [v.numpy() for v in model.trainable_variables]
-  with tfds.testing.mock_data(num_examples=6):
+  with tfds.testing.mock_data(num_examples=4):
     data = image_data.load(preset, name, conditional=conditional)
     batches = data.training_batches(4, seed=0)
-    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
     metrics = model.evaluate(data.batches(), verbose=0, return_dict=True)
-  assert model.step.numpy() == 2
+  assert model.step.numpy() == 1
   assert metrics['non_finite'] == 0
   # Not far from the 8 bits of uniform pixels, which mock images are made of.
   assert 5 < metrics['bits_per_dim'] < 12

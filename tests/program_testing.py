@@ -1,14 +1,20 @@
 """Helpers that run programs as processes."""
 
+import multiprocessing
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 
 from tfp_realnvp.paper import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+_CONTEXT = multiprocessing.get_context('forkserver')
+_CONTEXT.set_forkserver_preload(['tests.program_testing'])
 
 
 def build(dataset, conditional=False, prior='standard', **changes):
@@ -45,8 +51,24 @@ def environment(path=None):
   }
 
 
+def _main(program, flags, path, output):
+  """Runs a program in this process, which was forked for it."""
+  with open(output, 'w') as file:
+    for number in (1, 2):
+      os.dup2(file.fileno(), number)
+  os.chdir(ROOT)
+  os.environ.update(environment(path))
+  # As Python has it when it runs a file.
+  sys.path[:0] = [str(ROOT / 'examples'), *([str(path)] if path else [])]
+  sys.argv = [f'examples/{program}.py', *flags]
+  runpy.run_path(sys.argv[0], run_name='__main__')
+
+
 def run(program, *flags, expect=0, path=None):
   """Runs a program of examples/ and returns its output.
+
+  The process is forked from one that has imported TensorFlow, which otherwise
+  takes most of the time.
 
   Args:
     program: Name of the module.
@@ -54,16 +76,17 @@ def run(program, *flags, expect=0, path=None):
     expect: Exit status that the program must have.
     path: Directory of other modules that the program imports.
   """
-  done = subprocess.run(
-    command(program, *flags),
-    cwd=ROOT,
-    env=environment(path),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == expect, done.stderr[-3000:]
-  return done.stdout + done.stderr
+  with tempfile.TemporaryDirectory() as directory:
+    output = pathlib.Path(directory) / 'output'
+    process = _CONTEXT.Process(
+      target=_main, args=(program, flags, path, output)
+    )
+    process.start()
+    process.join(timeout=600)
+    process.kill()
+    text = output.read_text()
+  assert process.exitcode == expect, text[-3000:]
+  return text
 
 
 def begin(program, *flags, sigint='SIG_DFL', output=subprocess.DEVNULL):

@@ -13,6 +13,23 @@ def test_histogram_baseline_by_hand():
   np.testing.assert_allclose(value, expected)
 
 
+def test_best_evaluation(tmp_path, monkeypatch):
+  picture = np.zeros([2, 2, 3], np.uint8)
+  monkeypatch.setattr(reports, 'real_and_samples', lambda *args: picture)
+  report = reports.Reports(tmp_path, 0, True)
+  assert np.isnan(report.best()[1])
+  values = [np.nan, 3.0, 2.0, np.inf, 2.0, 2.5, 1.0]
+  found = []
+  for step, value in enumerate(values):
+    metrics = {'test_bits_per_dim': value}
+    found.append(report.is_best(metrics))
+    report.write(step, metrics, None, None)
+  assert found == [False, True, True, False, False, False, True]
+  assert report.best() == (6, 1.0)
+  # A run that goes on from step 5 forgets what came later.
+  assert reports.Reports(tmp_path, 5, True).best() == (2, 2.0)
+
+
 def test_report_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
   def interrupted(*args):
     raise SystemExit

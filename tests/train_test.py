@@ -148,6 +148,34 @@ def _variables(path):
   return {name: reader.get_tensor(name) for name in names}
 
 
+@pytest.mark.slow
+def test_averaged_weights_and_the_best_model(tmp_path):
+  flags = [*_DETERMINISTIC, '--ema_momentum=0.9']
+  directories = undisturbed, stopped = tmp_path / 'a', tmp_path / 'b'
+  for directory in directories:
+    if directory == stopped:
+      status, output, _ = _stop_at(
+        directory / 'ckpt-10.index', signal.SIGTERM, *_digits(directory, *flags)
+      )
+      assert status == 143, output[-3000:]
+    output = _run(*_digits(directory, *flags))
+  _assert_same(stopped, undisturbed)
+  rows = _rows(undisturbed)
+  best = min(rows, key=lambda row: float(row['test_bits_per_dim']))
+  assert f'at step {best["step"]};' in output
+  for directory in directories:
+    path = tf.train.latest_checkpoint(directory / 'best')
+    assert path.rpartition('ckpt-')[2].split('-')[0] == best['step']
+  # final/ has the averages as weights, and the last weights in their place.
+  last, final = (
+    _variables(tf.train.latest_checkpoint(undisturbed / place))
+    for place in ('', 'final')
+  )
+  key = 'optimizer/model_variables_moving_average/0/.ATTRIBUTES/VARIABLE_VALUE'
+  averages = [v for name, v in last.items() if 'moving_average/0' in name]
+  assert len(averages) == 1, [k for k in last if 'moving' in k] + [key]
+
+
 def _kill(process, model_dir, in_write, delay):
   """Kills a run `delay` after a checkpoint, or while it writes one."""
   newest = lambda: tf.train.latest_checkpoint(model_dir)
@@ -290,7 +318,8 @@ def test_float16_and_recomputation(tmp_path):
     *[
       pytest.param(*case, marks=pytest.mark.slow)
       for case in (
-        ('--dataset=mnist', 'flag --dataset=mnist: value should be one of'),
+        ('--dataset=svhn', 'flag --dataset=svhn: value should be one of'),
+        ('--ema_momentum=1', '`ema_momentum` must be in [0, 1), got 1.0'),
         ('--batch_size=0', 'flag --batch_size=0'),
         ('--compute_dtype=int8', 'flag --compute_dtype=int8'),
         ('--colour=red', "Unknown command line flag 'colour'"),

@@ -22,6 +22,7 @@ from tfp_realnvp.paper.presets import preset
 from tfp_realnvp.paper.presets import TrainingOptions
 from tfp_realnvp.pixels import bits_per_dim
 from tfp_realnvp.saved_model import export_saved_model
+from tfp_realnvp.training.callbacks import EvaluationStatistics
 from tfp_realnvp.training.checkpoints import Checkpoints
 from tfp_realnvp.training.density_estimator import DensityEstimator
 
@@ -34,6 +35,7 @@ __all__ = [
   'DataOptions',
   'DenseNetworks',
   'DensityEstimator',
+  'EvaluationStatistics',
   'FactorOut',
   'FlowBijector',
   'LogitTransform',

@@ -112,6 +112,7 @@ def build_estimator(
   distribution: tfd.Distribution,
   jit_compile: bool = False,
   seed: int | None = None,
+  ema_momentum: float | None = None,
 ) -> density_estimator.DensityEstimator:
   """Builds and compiles the Keras model of a distribution (section 4.1).
 
@@ -124,7 +125,15 @@ def build_estimator(
     distribution: Distribution that `build_distribution` returned for `preset`.
     jit_compile: Whether to compile the steps with XLA.
     seed: Seed of the dequantization noise.
+    ema_momentum: Momentum of moving averages of the weights, in [0, 1); `None`
+      for no averages.
+
+  Raises:
+    ValueError: If `ema_momentum` is out of range.
   """
+  use_ema = ema_momentum is not None
+  if use_ema and not 0 <= ema_momentum < 1:
+    raise ValueError(f'`ema_momentum` must be in [0, 1), got {ema_momentum!r}.')
   model = density_estimator.DensityEstimator(
     distribution,
     num_levels=preset.num_levels,
@@ -136,6 +145,8 @@ def build_estimator(
     preset.training.learning_rate,
     epsilon=1e-8,
     global_clipnorm=preset.training.clip_norm,
+    use_ema=use_ema,
+    ema_momentum=ema_momentum if use_ema else 0.99,
   )
   compute_dtype = getattr(preset.networks, 'compute_dtype', None)
   if compute_dtype is not None and tf.as_dtype(compute_dtype) == tf.float16:
@@ -230,8 +241,9 @@ def load_trained(
     model_dir: The --model_dir of the run.
 
   Returns:
-    distribution: The final distribution, or that of the newest checkpoint if
-      training has not ended.
+    distribution: The final distribution; that of the best evaluation if
+      training has not ended; or that of the newest checkpoint if there was no
+      evaluation.
     preset: `Preset` of the run.
     flags: Dict of the `ARCHITECTURE` flags of the run.
 
@@ -245,10 +257,11 @@ def load_trained(
       f'--model_dir={model_dir} holds no training run: {error}'
     ) from error
   with checkpoint_files.without_wildcards(model_dir) as directory:
-    path = tf.train.latest_checkpoint(
-      os.path.join(directory, 'final')
-    ) or tf.train.latest_checkpoint(directory)
-    if path is None:
+    for name in ('final', 'best', ''):
+      path = tf.train.latest_checkpoint(os.path.join(directory, name))
+      if path is not None:
+        break
+    else:
       raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
     preset = preset_of_flags(**flags)
     distribution = build_distribution(

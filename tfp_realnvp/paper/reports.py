@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import pathlib
 import time
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _NUM_SAMPLES = 64  # In each image of samples.
+_BITS_PER_DIM = 'test_bits_per_dim'  # What the best model is chosen by.
 
 
 def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
@@ -84,6 +86,26 @@ class Reports:
   def step(self) -> int:
     """Step of the last row."""
     return int(self._rows[-1]['step']) if self._rows else 0
+
+  def best(self) -> tuple[int, float]:
+    """Returns the step and the bits/dim of the best evaluation so far.
+
+    That is NaN as long as no evaluation was finite.
+    """
+    rows = [(float(row[_BITS_PER_DIM]), int(row['step'])) for row in self._rows]
+    value, step = min(
+      (row for row in rows if math.isfinite(row[0])), default=(math.nan, 0)
+    )
+    return step, value
+
+  def is_best(self, metrics: dict[str, float]) -> bool:
+    """Returns whether no evaluation so far was as good as this one.
+
+    Args:
+      metrics: Values by name, of which `test_bits_per_dim` counts.
+    """
+    value = metrics[_BITS_PER_DIM]
+    return math.isfinite(value) and not self.best()[1] <= value
 
   def write(
     self,

@@ -1,4 +1,4 @@
-"""Keras callbacks of training programs: signals, averages, learning rates."""
+"""Keras callbacks: signals, evaluation, averaged weights, learning rates."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,7 +9,13 @@ from typing import NoReturn
 import keras
 import tensorflow as tf
 
-__all__ = ['Cooldown', 'StopOnSignal', 'SwapEMAWeights']
+__all__ = [
+  'Cooldown',
+  'EvaluationStatistics',
+  'KeepTrainingWeights',
+  'StopOnSignal',
+  'SwapEMAWeights',
+]
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -90,6 +96,80 @@ def _swap_variables(optimizer: keras.optimizers.Optimizer) -> None:
     values = tf.identity(variable), tf.identity(average)
     average.assign(values[0])
     variable.assign(values[1])
+
+
+class KeepTrainingWeights(keras.callbacks.Callback):
+  """Ends `fit` with the weights of the last step, not with their averages.
+
+  With `use_ema`, Keras sets the weights to their averages when `fit` ends.
+  Training that goes on in another `fit` needs those of the last step. Place the
+  callback before `Checkpoints`.
+  """
+
+  def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    """Keras hook: keeps the weights of the last step."""
+    del epoch, logs
+    self._weights = [v.numpy() for v in self.model.trainable_variables]
+
+  def on_train_end(self, logs: Any = None) -> None:
+    """Keras hook: sets the weights to those of the last step."""
+    del logs
+    for variable, value in zip(self.model.trainable_variables, self._weights):
+      variable.assign(value)
+
+
+class EvaluationStatistics(keras.callbacks.Callback):
+  """Evaluates with moving statistics of the weights of the moment.
+
+  The moving averages of training hold about `1 / (1 - momentum)` batches and
+  trail behind the weights, so evaluations during training jump up and down.
+  This callback re-estimates the statistics before each evaluation, see
+  `DensityEstimator.reestimate_statistics`, and sets them back after it:
+  training goes on as if there had been no evaluation.
+
+  ```python
+  model.fit(
+    images,
+    validation_data=held_out,
+    callbacks=[tfp_realnvp.EvaluationStatistics(images[:1000])],
+  )
+  ```
+
+  Some hundred images are enough, and take as long as a third as many images of
+  training. For averaged weights, place it after `SwapEMAWeights()`.
+  """
+
+  def __init__(
+    self,
+    x: Any,
+    condition: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+  ):
+    """Initializes EvaluationStatistics with some of the training data.
+
+    Args:
+      x: See `DensityEstimator.reestimate_statistics`.
+      condition: See there.
+      sample_weight: See there.
+      batch_size: See there.
+    """
+    super().__init__()
+    self._data = x, condition, sample_weight, batch_size
+
+  def on_test_begin(self, logs: Any = None) -> None:
+    """Keras hook: re-estimates the statistics."""
+    del logs
+    variables = self.model.non_trainable_variables
+    before = [(variable, variable.numpy()) for variable in variables]
+    self.model.reestimate_statistics(*self._data)
+    self._before = before
+
+  def on_test_end(self, logs: Any = None) -> None:
+    """Keras hook: sets the statistics back."""
+    del logs
+    for variable, value in self._before:
+      variable.assign(value)
 
 
 class Cooldown(keras.callbacks.Callback):

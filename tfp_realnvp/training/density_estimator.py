@@ -114,6 +114,9 @@ class DensityEstimator(distribution_model.DistributionModel):
     self._seed_generator = keras.random.SeedGenerator(seed)
     self._state = training_state.TrainingState(seed)
     self._metrics_of_batches = metrics.LikelihoodMetrics(distribution)
+    self._reestimation = reestimation.Reestimation(
+      distribution, self._statistics_step, self.distribute_strategy
+    )
 
   @property
   def state(self) -> training_state.TrainingState:
@@ -242,11 +245,8 @@ class DensityEstimator(distribution_model.DistributionModel):
         statistics or shares some between layers.
       FloatingPointError: If no batch is finite.
     """
-    reestimation.reestimate_statistics(
-      self.distribution,
-      self._statistics_step,
-      reestimation.as_dataset(x, condition, sample_weight, batch_size),
-      self.distribute_strategy,
+    self._reestimation.run(
+      reestimation.as_dataset(x, condition, sample_weight, batch_size)
     )
 
   def _statistics_step(self, data: Any, index: tf.Tensor) -> tuple[Any, ...]:

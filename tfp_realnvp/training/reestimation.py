@@ -16,73 +16,153 @@ from tfp_realnvp.training import sample_weights
 
 tfd = tfp.distributions
 
-__all__ = ['as_dataset', 'reestimate_statistics']
+__all__ = ['Reestimation', 'as_dataset']
 
 # No batch has this variance. The first update replaces it if the variance of
 # the batch is finite.
 _NO_VARIANCE = -1.0
 
 
-def reestimate_statistics(
-  distribution: tfd.Distribution,
-  log_prob_fn: Callable,
-  data: tf.data.Dataset,
-  strategy: tf.distribute.Strategy,
-) -> None:
-  """Sets the moving statistics of a distribution to those of all of `data`.
+class Reestimation:
+  """Sets the moving statistics of a distribution to those of all of some data.
 
   Every batch is normalized by its statistics over all replicas, even if the
   layers are lagged or not synchronized. Batches are weighted by their number of
   rows, or by the sum of their weights, so the result is the mean and the
   variance of all rows, in any order.
-
-  A batch is left out, with a warning, if a statistic or a log-likelihood is not
-  finite. No other variable changes; after an error, the moving statistics are
-  what they were.
-
-  Args:
-    distribution: `tfd.Distribution`, a `tf.Module` with `MovingStatistics`.
-    log_prob_fn: Function from a batch and its index to the log-likelihoods
-      `[N]` and the weights, `[N]` or `None`. It updates the moving statistics
-      as training does, and is called in replica context.
-    data: `tf.data.Dataset` of batches, as `as_dataset` returns it.
-    strategy: `tf.distribute.Strategy` that the distribution was built in.
-
-  Raises:
-    ValueError: If there are no moving statistics, if layers share some, or if
-      `data` has no rows of nonzero weight.
-    FloatingPointError: If no batch is finite.
   """
-  statistics = [
-    module
-    for module in distribution.submodules
-    if isinstance(module, moving_statistics.MovingStatistics)
-  ]
-  if not statistics:
-    raise ValueError(
-      '`distribution` has no moving statistics to re-estimate, got '
-      f'{distribution!r}.'
-    )
-  before = []  # Pairs of a variable and its value, which `keep` adds.
 
-  def keep() -> None:
-    before.extend((v, v.numpy()) for v in distribution.non_trainable_variables)
+  def __init__(
+    self,
+    distribution: tfd.Distribution,
+    log_prob_fn: Callable,
+    strategy: tf.distribute.Strategy,
+  ):
+    """Initializes Reestimation.
 
-  def restore() -> None:
-    for variable, value in before:
-      variable.assign(value)
+    Args:
+      distribution: `tfd.Distribution`, a `tf.Module` with `MovingStatistics`.
+      log_prob_fn: Function from a batch and its index to the log-likelihoods
+        `[N]` and the weights, `[N]` or `None`. It updates the moving statistics
+        as training does, and is called in replica context.
+      strategy: `tf.distribute.Strategy` that the distribution was built in.
+    """
+    self._distribution = distribution
+    self._log_prob_fn = log_prob_fn
+    self._strategy = strategy
+    self._statistics = None  # Those that `_step` was made for.
 
-  try:
-    with _synchronized(statistics):
-      averages = _average(
-        distribution, statistics, log_prob_fn, data, strategy, keep
+  def run(self, data: tf.data.Dataset) -> None:
+    """Sets the moving statistics to those of all of `data`.
+
+    A batch is left out, with a warning, if a statistic or a log-likelihood is
+    not finite. No other variable changes; after an error, the moving statistics
+    are what they were.
+
+    Args:
+      data: `tf.data.Dataset` of batches, as `as_dataset` returns it.
+
+    Raises:
+      ValueError: If there are no moving statistics, if layers share some, or if
+        `data` has no rows of nonzero weight.
+      FloatingPointError: If no batch is finite.
+    """
+    statistics = [
+      module
+      for module in self._distribution.submodules
+      if isinstance(module, moving_statistics.MovingStatistics)
+    ]
+    if not statistics:
+      raise ValueError(
+        '`distribution` has no moving statistics to re-estimate, got '
+        f'{self._distribution!r}.'
       )
-    restore()
-    for module, average in zip(statistics, averages):
-      average.assign_to(module)
-  except BaseException:  # Including KeyboardInterrupt.
-    restore()
-    raise
+    if statistics != self._statistics:
+      self._statistics = statistics
+      self._step = _make_step(statistics, self._log_prob_fn, self._strategy)
+    before = []  # Pairs of a variable and its value, which `keep` adds.
+
+    def keep() -> None:
+      variables = self._distribution.non_trainable_variables
+      before.extend((v, v.numpy()) for v in variables)
+
+    def restore() -> None:
+      for variable, value in before:
+        variable.assign(value)
+
+    try:
+      with _synchronized(statistics):
+        averages = self._average(data, keep)
+      restore()
+      for module, average in zip(statistics, averages):
+        average.assign_to(module)
+    except BaseException:  # Including KeyboardInterrupt.
+      restore()
+      raise
+
+  def _average(self, data: tf.data.Dataset, keep: Callable) -> list['_Average']:
+    """Returns the `_Average` of each of the moving statistics.
+
+    Calls `keep` when all variables exist, before any of them changes.
+    """
+    averages = [_Average() for _ in self._statistics]
+    num_batches = num_skipped = 0
+    batches = self._strategy.experimental_distribute_dataset(data)
+    # Tracing, for all sizes of batches, creates variables of unbuilt networks.
+    step = self._step.get_concrete_function(
+      batches.element_spec, tf.TensorSpec([], tf.int32)
+    )
+    keep()
+    for index, batch in enumerate(batches):
+      counts, moments = step(batch, tf.constant(index))
+      weight, num_non_finite = counts.numpy()
+      if weight == 0:
+        continue
+      num_batches += 1
+      reached = self._reached(averages, moments)
+      is_finite = num_non_finite == 0 and all(
+        np.all(variance > _NO_VARIANCE / 2) for _, _, variance in reached
+      )
+      if not is_finite:
+        num_skipped += 1
+        continue
+      for average, mean, variance in reached:
+        average.add(weight, mean, variance)
+    if num_batches == 0:
+      raise ValueError(
+        f'`x` must have rows of nonzero weight, got no rows: {data!r}.'
+      )
+    if num_skipped:
+      message = (
+        f'{num_skipped} of {num_batches} batches of `x` have a statistic or a '
+        'log-likelihood that is not finite'
+      )
+      if num_skipped == num_batches:
+        raise FloatingPointError(f'{message}.')
+      warnings.warn(f'{message}; they are left out.', stacklevel=4)
+    return averages
+
+  def _reached(
+    self, averages: list['_Average'], moments: list[tuple[tf.Tensor, ...]]
+  ) -> list[tuple['_Average', np.ndarray, np.ndarray]]:
+    """Returns the averages that a batch moves, with its means and variances."""
+    reached = []
+    for module, average, (mean, variance, num_updates) in zip(
+      self._statistics, averages, moments
+    ):
+      if num_updates > 1:  # They mix the statistics of several layers.
+        raise ValueError(
+          'Moving statistics that layers share cannot be re-estimated: '
+          f'{module.name!r} moved {int(num_updates)} times in one pass.'
+        )
+      if num_updates > 0:
+        reached.append((average, mean.numpy(), variance.numpy()))
+    if not reached:
+      raise ValueError(
+        '`distribution` must pass `training` on to its moving statistics, got '
+        f'{self._distribution!r}.'
+      )
+    return reached
 
 
 def as_dataset(
@@ -166,18 +246,12 @@ def _synchronized(
       module.synchronized = synchronized
 
 
-def _average(
-  distribution: tfd.Distribution,
+def _make_step(
   statistics: list[moving_statistics.MovingStatistics],
   log_prob_fn: Callable,
-  data: tf.data.Dataset,
   strategy: tf.distribute.Strategy,
-  keep: Callable,
-) -> list['_Average']:
-  """Returns the `_Average` of each of the moving statistics.
-
-  Calls `keep` when all variables exist, before any of them changes.
-  """
+) -> Callable:
+  """Returns a function from a batch and its index to counts and moments."""
 
   def count(batch: Any, index: tf.Tensor) -> tf.Tensor:
     log_prob, weight = log_prob_fn(batch, index)
@@ -188,7 +262,7 @@ def _average(
     replica = tf.distribute.get_replica_context()
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
 
-  @tf.function(reduce_retracing=True)
+  @tf.function
   def step(
     batch: Any, index: tf.Tensor
   ) -> tuple[tf.Tensor, list[tuple[tf.Tensor, ...]]]:
@@ -206,56 +280,7 @@ def _average(
     ]
     return counts, moments
 
-  averages = [_Average() for _ in statistics]
-  num_batches = num_skipped = 0
-  batches = strategy.experimental_distribute_dataset(data)
-  for index, batch in enumerate(batches):
-    index = tf.constant(index)
-    if not index:  # Tracing creates the variables of unbuilt networks.
-      step.get_concrete_function(batch, index)
-      keep()
-    counts, moments = step(batch, index)
-    weight, num_non_finite = counts.numpy()
-    if weight == 0:
-      continue
-    num_batches += 1
-    for module, (*_, num_updates) in zip(statistics, moments):
-      if num_updates > 1:  # They mix the statistics of several layers.
-        raise ValueError(
-          'Moving statistics that layers share cannot be re-estimated: '
-          f'{module.name!r} moved {int(num_updates)} times in one pass.'
-        )
-    reached = [
-      (average, mean.numpy(), variance.numpy())
-      for average, (mean, variance, num_updates) in zip(averages, moments)
-      if num_updates > 0
-    ]
-    if not reached:
-      raise ValueError(
-        '`distribution` must pass `training` on to its moving statistics, got '
-        f'{distribution!r}.'
-      )
-    is_finite = num_non_finite == 0 and all(
-      np.all(variance > _NO_VARIANCE / 2) for _, _, variance in reached
-    )
-    if not is_finite:
-      num_skipped += 1
-      continue
-    for average, mean, variance in reached:
-      average.add(weight, mean, variance)
-  if num_batches == 0:
-    raise ValueError(
-      f'`x` must have rows of nonzero weight, got no rows: {data!r}.'
-    )
-  if num_skipped:
-    message = (
-      f'{num_skipped} of {num_batches} batches of `x` have a statistic or a '
-      'log-likelihood that is not finite'
-    )
-    if num_skipped == num_batches:
-      raise FloatingPointError(f'{message}.')
-    warnings.warn(f'{message}; they are left out.', stacklevel=4)
-  return averages
+  return step
 
 
 class _Average:
