@@ -38,7 +38,7 @@ def _distribution(kind='affine', seed=0):
   if kind == 'image':
     shape = (4, 4, 1)
     kwargs = {
-      'num_scales': 2,
+      'num_scales': 1,
       'networks': tfp_realnvp.ResidualNetworks(
         hidden_channels=2, num_blocks=1, batch_norm=None, padding='periodic'
       ),
