@@ -38,6 +38,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import model_dirs
 from tfp_realnvp import visualization
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
@@ -53,9 +54,7 @@ _TEMPERATURES = np.arange(0.5, 1.25, 0.1)
 
 def define_flags() -> None:
   """Defines the flags. Importing the program does not define them."""
-  flags.DEFINE_string(
-    'model_dir', None, 'The --model_dir of train.py.', required=True
-  )
+  model_dirs.define_flag('The --model_dir of train.py.')
   flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
   flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
 

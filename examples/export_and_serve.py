@@ -24,6 +24,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp
+from tfp_realnvp import model_dirs
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 
@@ -51,9 +52,7 @@ np.savez(answers, log_prob=log_prob, alone=alone)
 
 def define_flags() -> None:
   """Defines the flags. Importing the program does not define them."""
-  flags.DEFINE_string(
-    'model_dir', None, 'The --model_dir of train.py.', required=True
-  )
+  model_dirs.define_flag('The --model_dir of train.py.')
   flags.DEFINE_string(
     'export_dir',
     None,

@@ -70,9 +70,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'reference', None, 'Path of a table of samples of the true posterior.'
   )
-  flags.DEFINE_string(
-    'model_dir', None, 'Directory to write the results to.', required=True
-  )
+  model_dirs.define_flag('Directory to write the results to.')
   flags.DEFINE_enum(
     'couplings',
     'spline',

@@ -56,9 +56,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the flags. Importing the program does not define them."""
-  flags.DEFINE_string(
-    'model_dir', None, 'Directory to write the results to.', required=True
-  )
+  model_dirs.define_flag('Directory to write the results to.')
   flags.DEFINE_enum(
     'networks',
     'residual',

@@ -72,9 +72,7 @@ def define_flags() -> None:
     f'One of {", ".join(targets.TARGETS)}, or module:name.',
     required=True,
   )
-  flags.DEFINE_string(
-    'model_dir', None, 'Directory to write the results to.', required=True
-  )
+  model_dirs.define_flag('Directory to write the results to.')
   flags.DEFINE_integer(
     'size', None, 'Number of parameters of a function of your own.', 2
   )

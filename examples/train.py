@@ -39,6 +39,7 @@ import keras
 import tensorflow as tf
 
 import tfp_realnvp
+from tfp_realnvp import model_dirs
 from tfp_realnvp.paper import data as image_data
 from tfp_realnvp.paper import experiment
 from tfp_realnvp.paper import presets
@@ -47,14 +48,10 @@ from tfp_realnvp.paper import training_loop
 from tfp_realnvp.training import callbacks
 
 # Defaults of the length of training, which the paper does not specify.
-_LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000, 'cooldown_steps': 0}
+_LENGTH = {'num_steps': 100_000, 'evaluate_every': 1_000}
 _LENGTHS = {
-  'digits': {'num_steps': 400, 'evaluate_every': 200, 'cooldown_steps': 200},
-  'mnist': {
-    'num_steps': 10_000,
-    'evaluate_every': 500,
-    'cooldown_steps': 5_000,
-  },
+  'digits': {'num_steps': 400, 'evaluate_every': 200},
+  'mnist': {'num_steps': 10_000, 'evaluate_every': 500},
 }
 STRATEGIES = {
   'none': tf.distribute.get_strategy,
@@ -79,11 +76,8 @@ def define_flags() -> None:
     'Directory of TensorFlow Datasets (default: that of TFDS), or the folder '
     'of images for --dataset=folder.',
   )
-  flags.DEFINE_string(
-    'model_dir',
-    None,
-    'Directory to write checkpoints, metrics and images to.',
-    required=True,
+  model_dirs.define_flag(
+    'Directory to write checkpoints, metrics and images to.'
   )
   flags.DEFINE_integer(
     'image_size',
@@ -119,7 +113,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(name, None, help_text, lower_bound=1)
   for name, help_text in {
     'learning_rate': 'Learning rate of Adam',
-    'clip_norm': 'Global norm to clip gradients to',
+    'clip_norm': 'Global norm to clip gradients to, or 0 for no clipping',
     'l2_coefficient': 'L2 regularization of the scale parameters',
   }.items():
     flags.DEFINE_float(
@@ -135,7 +129,7 @@ def define_flags() -> None:
     'cooldown_steps',
     None,
     'Number of steps at the end over which the learning rate falls linearly to '
-    '0 (default: 0 as in the paper, for digits 200, for MNIST 5,000).',
+    '0 (default: 0 as in the paper, for digits and MNIST half of all steps).',
     lower_bound=0,
   )
   flags.DEFINE_integer(
@@ -195,6 +189,11 @@ def architecture() -> dict[str, Any]:
 
 def set_defaults() -> None:
   """Sets flags that were not given to their default for the data set."""
+  if FLAGS['image_size'].present and FLAGS.dataset != 'folder':
+    raise SystemExit(
+      f'--image_size={FLAGS.image_size} is for --dataset=folder only, got '
+      f'--dataset={FLAGS.dataset}.'
+    )
   preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
   values = vars(preset) | vars(preset.training) | vars(preset.networks)
   values['lagged_batch_norm'] = preset.batch_norm.lagged
@@ -202,6 +201,9 @@ def set_defaults() -> None:
   for name, value in values.items():
     if name in FLAGS and FLAGS[name].value is None:
       FLAGS[name].value = value
+  if FLAGS.cooldown_steps is None:
+    is_short = FLAGS.dataset in _LENGTHS
+    FLAGS.cooldown_steps = FLAGS.num_steps // 2 if is_short else 0
 
 
 def build_preset() -> presets.Preset:
@@ -262,6 +264,12 @@ def run(stop: callbacks.StopOnSignal) -> None:
   )
   try:
     preset = build_preset()
+    schedule = training_loop.Schedule(
+      num_steps=FLAGS.num_steps,
+      evaluate_every=FLAGS.evaluate_every,
+      checkpoint_every=FLAGS.checkpoint_every,
+      cooldown_steps=FLAGS.cooldown_steps,
+    )
     with strategy.scope():
       model = build_model(preset)
   except ValueError as error:
@@ -270,12 +278,7 @@ def run(stop: callbacks.StopOnSignal) -> None:
     model,
     dataclasses.replace(images, preset=preset),
     model_dir,
-    training_loop.Schedule(
-      num_steps=FLAGS.num_steps,
-      evaluate_every=FLAGS.evaluate_every,
-      checkpoint_every=FLAGS.checkpoint_every,
-      cooldown_steps=FLAGS.cooldown_steps,
-    ),
+    schedule,
     stop,
     FLAGS.seed,
   )

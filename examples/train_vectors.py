@@ -105,9 +105,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'score', None, 'Path of a table with the same columns to score.'
   )
-  flags.DEFINE_string(
-    'model_dir', None, 'Directory to write the results to.', required=True
-  )
+  model_dirs.define_flag('Directory to write the results to.')
   flags.DEFINE_enum(
     'settings',
     None,

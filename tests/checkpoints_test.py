@@ -194,6 +194,31 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(
   assert tfp_realnvp.Checkpoints(_model(), directory).restore().endswith('-6')
 
 
+@pytest.mark.parametrize('part', ['model', 'optimizer'])
+def test_values_that_are_not_finite_are_neither_written_nor_restored(
+  part, tmp_path, monkeypatch, caplog
+):
+  model = _vector_model()
+  checkpoints = tfp_realnvp.Checkpoints(model, tmp_path)
+  checkpoints.save()
+  variables = model.variables
+  if part == 'optimizer':
+    variables = [v.value for v in model.optimizer.variables]
+  variable = next(v for v in variables if v.shape.rank)
+  variable.assign(np.nan * variable)
+  model.step.assign(1)
+  with pytest.raises(FloatingPointError, match='Step 1 is not saved, because'):
+    checkpoints.save()
+  assert _names(tmp_path) == {'ckpt-0'}
+  # As an earlier version wrote it.
+  monkeypatch.setattr(tfp_realnvp.Checkpoints, '_check_finite', lambda _: None)
+  checkpoints.save()
+  assert _names(tmp_path) == {'ckpt-0', 'ckpt-1'}
+  restored = tfp_realnvp.Checkpoints(_vector_model(), tmp_path).restore()
+  assert restored.endswith('ckpt-0')
+  assert 'has values that are not finite' in caplog.text
+
+
 def test_nothing_whole_is_an_error_and_nothing_at_all_a_beginning(directory):
   for path in directory.glob('*.index'):
     path.write_bytes(path.read_bytes()[:50])

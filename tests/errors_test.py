@@ -285,7 +285,7 @@ _VALUE_ERRORS = [
     "`compute_dtype` must be .* got 'int8'",
   ),
   # Presets.
-  (lambda: tfp_realnvp.preset('mnist'), "`name` must be .*cifar10.* 'mnist'"),
+  (lambda: tfp_realnvp.preset('svhn'), "`name` must be .*cifar10.* 'svhn'"),
   (
     lambda: _preset(image_shape=(4, 4)),
     r'`image_shape` must be \(H, W, C\).*\(4, 4\)',
@@ -453,9 +453,9 @@ _ARGUMENTS = [
   (presets.TrainingOptions, 'batch_size', _int(1)),
   (presets.DataOptions, 'center_crop', _optional(_int(1))),
   (presets.DataOptions, 'smallest_side', _optional(_int(1))),
-  (presets.TrainingOptions, 'learning_rate', _real(0)),
-  (presets.TrainingOptions, 'clip_norm', _real(0)),
-  (presets.TrainingOptions, 'l2_coefficient', _real(0)),
+  (presets.TrainingOptions, 'learning_rate', _real(0, 1e30)),
+  (presets.TrainingOptions, 'clip_norm', _real(0, 1e30)),
+  (presets.TrainingOptions, 'l2_coefficient', _real(0, 1e30)),
   (_PRESET.distribution, 'base', _optional(_never)),
   (visualization.image_grid, 'images', _never),
   (_grid, 'num_columns', _int(1)),

@@ -66,6 +66,28 @@ def test_batch_of_garbage_leaves_averages_of_weights_as_they_were():
   assert any(np.any(v != value) for v, value in zip(averages, before))
 
 
+def test_scaled_pixels_are_named():
+  model = estimator_testing.image_estimator(max_skipped_in_a_row=2)
+  x = estimator_testing.images(20) / np.float32(255)
+  with pytest.raises(FloatingPointError, match=r'or scaled to \[0, 1\]'):
+    model.fit(x, batch_size=10, verbose=0)
+  # Nothing was counted: neither 0 bits, the best of all, nor any other number.
+  metrics = model.get_metrics_result()
+  assert np.isnan(metrics['loss']) and np.isnan(metrics['bits_per_dim'])
+  assert metrics['non_finite'] == 20
+  for method in (model.evaluate, model.predict):
+    with pytest.raises(
+      tf.errors.InvalidArgumentError, match=r'not scaled to \[0, 1\]'
+    ):
+      method(x, verbose=0)
+  # Fractions are no fault, and neither are dark images of whole levels.
+  dark = np.zeros([10, 4, 4, 1], np.float32)
+  dark[0, 0, 0] = 1
+  assert np.isfinite(model.predict(dark, verbose=0)).all()
+  dark[0, 0, 0] = 1.5
+  assert np.isfinite(model.predict(dark, verbose=0)).all()
+
+
 def test_gradients_that_are_not_finite_are_skipped():
   scale = tf.Variable(1.0)
 

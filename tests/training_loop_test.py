@@ -94,3 +94,5 @@ def test_saved_models_are_those_that_were_evaluated(
 def test_numbers_of_steps_are_checked():
   with pytest.raises(ValueError, match='`evaluate_every` must be .* got 0'):
     training_loop.Schedule(num_steps=1, evaluate_every=0)
+  with pytest.raises(ValueError, match='`num_steps`, 2; got 50'):
+    training_loop.Schedule(num_steps=2, evaluate_every=1, cooldown_steps=50)

@@ -5,7 +5,26 @@ import contextlib
 import os
 import pathlib
 
-__all__ = ['exit_unless_writable', 'make_model_dir', 'replace_text']
+from absl import flags
+
+__all__ = [
+  'define_flag',
+  'exit_unless_writable',
+  'make_model_dir',
+  'replace_text',
+]
+
+
+def define_flag(help_text: str) -> None:
+  """Defines the flag --model_dir, which must be given and not be empty.
+
+  Args:
+    help_text: What the directory is for.
+  """
+  flags.DEFINE_string('model_dir', None, help_text, required=True)
+  flags.register_validator(
+    'model_dir', lambda value: value != '', 'It must name a directory.'
+  )
 
 
 def make_model_dir(model_dir: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ __all__ = [
   'check_num_levels',
   'dequantize',
   'is_on_range',
+  'is_scaled',
 ]
 
 
@@ -47,6 +48,20 @@ def is_on_range(x: tf.Tensor, num_levels: int) -> tf.Tensor:
   It is False where `x` is NaN.
   """
   return (x >= 0) & (x <= _largest_pixel(num_levels, x.dtype))
+
+
+def is_scaled(x: tf.Tensor, num_levels: int) -> tf.Tensor:
+  """Returns whether a batch was scaled to `[0, 1]`, a boolean scalar.
+
+  It was if no value is above 1, and some are fractions.
+
+  Args:
+    x: `Tensor`, a batch of pixels.
+    num_levels: Number of values a pixel can take.
+  """
+  if num_levels <= 2 or not x.dtype.is_floating:
+    return tf.constant(False)
+  return tf.reduce_all(x <= 1) & tf.reduce_any(x != tf.floor(x))
 
 
 def assert_on_range(

@@ -144,7 +144,7 @@ def build_estimator(
   optimizer = keras.optimizers.Adam(
     preset.training.learning_rate,
     epsilon=1e-8,
-    global_clipnorm=preset.training.clip_norm,
+    global_clipnorm=preset.training.clip_norm or None,
     use_ema=use_ema,
     ema_momentum=ema_momentum if use_ema else 0.99,
   )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 import numbers
 from typing import Any
 
@@ -17,13 +18,7 @@ from tfp_realnvp.networks import residual
 
 tfd = tfp.distributions
 
-__all__ = [
-  'DataOptions',
-  'NAMES',
-  'Preset',
-  'TrainingOptions',
-  'preset',
-]
+__all__ = ['DataOptions', 'NAMES', 'Preset', 'TrainingOptions', 'preset']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +76,7 @@ class TrainingOptions:
     batch_size: Number of images in a training step.
     learning_rate: Learning rate of Adam.
     l2_coefficient: L2 regularization of `RealNVPChain.scale_parameters`.
-    clip_norm: Global norm to clip gradients to.
+    clip_norm: Global norm to clip gradients to; 0 for no clipping.
   """
 
   batch_size: int = 64
@@ -93,8 +88,10 @@ class TrainingOptions:
     util.check_int(self.batch_size, 'batch_size')
     for name in ('learning_rate', 'l2_coefficient', 'clip_norm'):
       value = getattr(self, name)
-      if not isinstance(value, numbers.Real) or not value >= 0:
-        raise ValueError(f'`{name}` must be at least 0, got {value!r}.')
+      if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        raise ValueError(
+          f'`{name}` must be finite and at least 0, got {value!r}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,6 +261,13 @@ _IMAGES_64 = {
 }
 
 
+_SMALL = {
+  'networks': residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
+  'batch_norm': moving_statistics.BatchNormOptions(lagged=True),
+}
+_LABELS = {'condition_feature': 'label', 'condition_size': 10}
+
+
 def _lsun(category: str, bits_per_dim: float) -> Preset:
   return Preset(
     data=DataOptions(
@@ -285,9 +289,8 @@ _PRESETS = {
     data=DataOptions(
       tfds_name='cifar10',
       test_split='test',
-      condition_feature='label',
-      condition_size=10,
       flip=True,
+      **_LABELS,
     ),
     image_shape=(32, 32, 3),
     # "For CIFAR-10, we use 8 residual blocks, 64 feature maps, and downscale
@@ -330,24 +333,17 @@ _PRESETS = {
   ),
   # Not of the paper. 28 can be halved twice.
   'mnist': Preset(
-    data=DataOptions(
-      tfds_name='mnist',
-      test_split='test',
-      condition_feature='label',
-      condition_size=10,
-    ),
+    data=DataOptions(tfds_name='mnist', test_split='test', **_LABELS),
     image_shape=(28, 28, 1),
     num_scales=3,
-    networks=residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
-    batch_norm=moving_statistics.BatchNormOptions(lagged=True),
+    **_SMALL,
   ),
   'digits': Preset(
-    data=DataOptions(condition_feature='label', condition_size=10),
+    data=DataOptions(**_LABELS),
     image_shape=(8, 8, 1),
     num_levels=17,
     num_scales=2,
-    networks=residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
-    batch_norm=moving_statistics.BatchNormOptions(lagged=True),
+    **_SMALL,
   ),
 }
 NAMES = (*_PRESETS, 'folder')

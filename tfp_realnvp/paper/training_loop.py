@@ -45,6 +45,11 @@ class Schedule:
   def __post_init__(self) -> None:
     for name in ('num_steps', 'evaluate_every', 'checkpoint_every'):
       util.check_int(getattr(self, name), name)
+    if not 0 <= self.cooldown_steps <= self.num_steps:
+      raise ValueError(
+        f'`cooldown_steps` must be from 0 to `num_steps`, {self.num_steps}; '
+        f'got {self.cooldown_steps!r}.'
+      )
 
 
 class TrainingLoop:

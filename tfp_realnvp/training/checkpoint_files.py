@@ -104,11 +104,23 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 
 def read_through(path: str) -> None:
-  """Reads all of a checkpoint, which checks the sums that it holds."""
+  """Reads all of a checkpoint, which checks the sums that it holds.
+
+  Args:
+    path: Path of the checkpoint.
+
+  Raises:
+    ValueError: If a value is not finite, metrics aside.
+    Exception: Of many classes, if the checkpoint is damaged.
+  """
   with readable(path) as readable_path:
     reader = tf.train.load_checkpoint(readable_path)
     for name in reader.get_variable_to_shape_map():
-      reader.get_tensor(name)
+      value = reader.get_tensor(name)
+      if name.startswith('metrics/') or not isinstance(value, np.ndarray):
+        continue
+      if value.dtype.kind == 'f' and not np.isfinite(value).all():
+        raise ValueError(f'{name} has values that are not finite.')
 
 
 def read_description(path: str, reader: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import logging
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp import util
@@ -108,7 +109,8 @@ class Checkpoints(keras.callbacks.Callback):
   def restore(self, epoch_steps: int | None = None) -> str | None:
     """Restores the newest undamaged checkpoint.
 
-    Damaged checkpoints are logged and skipped. If an error is raised, nothing
+    Checkpoints that are damaged or hold values that are not finite are logged
+    and skipped. If an error is raised, nothing
     has been restored.
 
     Args:
@@ -154,6 +156,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     Raises:
       OSError: If it cannot be written. Earlier checkpoints stay intact.
+      FloatingPointError: If a variable of the model or of its optimizer has
+        values that are not finite. No checkpoint is written then.
     """
     step = self.step
     is_of_step = (
@@ -161,6 +165,7 @@ class Checkpoints(keras.callbacks.Callback):
     )
     if is_of_step and self._saved.is_in(self._newest):
       return
+    self._check_finite()
     name, number = checkpoint_files.next_name(
       self._written_to, step, self._damaged
     )
@@ -182,6 +187,16 @@ class Checkpoints(keras.callbacks.Callback):
         f'{next(iter(checkpoint_files.newest_first(self._directory)), None)}.'
       ) from error
     self._newest = os.fspath(self._written_to / f'{name}-{number}')
+
+  def _check_finite(self) -> None:
+    """Raises a `FloatingPointError` unless all that is trained is finite."""
+    slots = [v.value for v in self._estimator.optimizer.variables]
+    for variable in self._estimator.variables + slots:
+      if not np.all(np.isfinite(variable.numpy())):
+        raise FloatingPointError(
+          f'Step {self.step} is not saved, because {variable.name} has values '
+          'that are not finite. A lower learning rate may help.'
+        )
 
   def on_train_begin(self, logs: Any = None) -> None:
     """Keras hook: checks before any work that checkpoints can be written."""

@@ -42,10 +42,11 @@ class DensityEstimator(distribution_model.DistributionModel):
   `BatchNormalization` layers ignore weights.
 
   A training batch is skipped if its loss or a gradient is not finite, as with
-  pixels that are NaN or out of range: weights, optimizer and moving statistics
-  stay as they were. Its events count as `non_finite` and are left out of the
-  means. Training ends with an error after `max_skipped_in_a_row` such batches.
-  In evaluation, pixels out of range are an error.
+  pixels that are NaN, out of range or scaled to `[0, 1]`: weights, optimizer
+  and moving statistics stay as they were. Its events count as `non_finite` and
+  are left out of the means. Training ends with an error after
+  `max_skipped_in_a_row` such batches.
+  In evaluation, such pixels are an error.
 
   Training passes `training=True` to every `FlowBijector` that the distribution
   holds, so batch normalization uses batch statistics; evaluation uses moving
@@ -85,8 +86,9 @@ class DensityEstimator(distribution_model.DistributionModel):
       distribution: `tfd.Distribution` with a fully known event shape and no
         batch dimensions. The model's variables are the distribution's.
       num_levels: `int`, how many values an integer pixel can take: `x` must be
-        on `[0, num_levels)`, and noise replaces the fractions of float pixels.
-        `None` for continuous data, which is used as it is.
+        on `[0, num_levels)`, not scaled to `[0, 1]`, and noise replaces the
+        fractions of float pixels. `None` for continuous data, which is used as
+        it is.
       l2_coefficient: `float`, factor of the sum of squares of `l2_variables` in
         the loss.
       l2_variables: Variables, such as `RealNVPChain.scale_parameters`.

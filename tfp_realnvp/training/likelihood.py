@@ -199,13 +199,19 @@ class Likelihood:
     """Returns `x`, after a check at run time that it holds pixels."""
     if self._num_levels is None:
       return x
-    return pixels.assert_on_range(x, self._num_levels)
+    x = pixels.assert_on_range(x, self._num_levels)
+    message = (
+      f'`x` must be pixels on [0, {self._num_levels}), not scaled to [0, 1]'
+    )
+    is_scaled = pixels.is_scaled(x, self._num_levels)
+    return util.assert_all(~is_scaled, x, message)
 
   def is_on_range(self, x: tf.Tensor) -> tf.Tensor | bool:
-    """Returns which events `[N]` hold pixels and nothing else."""
+    """Returns which events `[N]` hold pixels: none if they were scaled."""
     if self._num_levels is None:
       return True
     on_range = pixels.is_on_range(x, self._num_levels)
+    on_range &= ~pixels.is_scaled(x, self._num_levels)
     return tf.reduce_all(on_range, axis=list(range(1, x.shape.rank)))
 
   def log_prob(

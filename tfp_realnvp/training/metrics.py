@@ -1,5 +1,7 @@
 """LikelihoodMetrics: the metrics that a `DensityEstimator` reports."""
 
+import math
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -23,8 +25,8 @@ class LikelihoodMetrics:
     """
     dtype = distribution.dtype.name if distribution.dtype.is_floating else None
     self._event_shape = distribution.event_shape
-    self._loss = keras.metrics.Mean('loss', dtype)
-    self._bits_per_dim = keras.metrics.Mean('bits_per_dim', dtype)
+    self._loss = _Mean('loss', dtype)
+    self._bits_per_dim = _Mean('bits_per_dim', dtype)
     self._non_finite = keras.metrics.Sum('non_finite')
 
   @property
@@ -66,6 +68,18 @@ class LikelihoodMetrics:
       # Keras takes the mean of what the workers return over its first axis.
       results = {name: value[tf.newaxis] for name, value in results.items()}
     return results
+
+
+class _Mean(keras.metrics.Mean):
+  """A weighted mean, which is NaN if nothing was counted.
+
+  Keras's is 0, which a callback would take for the best of all.
+  """
+
+  def result(self) -> tf.Tensor:
+    """Returns the mean so far."""
+    count = tf.convert_to_tensor(self.count)
+    return tf.where(count > 0, self.total / count, math.nan)
 
 
 def _result(metric: keras.Metric) -> tf.Tensor:

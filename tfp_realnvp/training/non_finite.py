@@ -131,6 +131,6 @@ def _skipped_message(step: int, skipped: int, num_levels: int | None) -> str:
   if num_levels is None:
     return message + '; so does data without NaN.'
   return message + (
-    f'; pixels that are NaN or outside [0, {num_levels}) also have no finite '
-    'loss.'
+    f'; pixels that are NaN, outside [0, {num_levels}) or scaled to [0, 1] '
+    'also count as not finite.'
   )
