@@ -94,7 +94,18 @@ class TrainingLoop:
     self._checkpoints = checkpoints.Checkpoints(
       model, model_dir, schedule.checkpoint_every
     )
-    self._averages = optimizer_state.averages_weights(model.optimizer)
+    # What turns the model into the one that is evaluated, and back.
+    self._averages = []
+    if optimizer_state.averages_weights(model.optimizer):
+      self._averages = [callbacks.SwapEMAWeights()]
+    batch_size = images.preset.training.batch_size
+    count = int(_SHARE_COUNTED * batch_size * schedule.evaluate_every)
+    statistics = callbacks.EvaluationStatistics(
+      self._counted(max(batch_size, count))
+    )
+    self._evaluation = keras.callbacks.CallbackList(
+      [*self._averages, statistics], model=model
+    )
     self._report = None
 
   @property
@@ -153,21 +164,11 @@ class TrainingLoop:
   @contextlib.contextmanager
   def _as_evaluated(self) -> Iterator[None]:
     """Returns a context in which the model is the one to be evaluated."""
-    batch_size = self._images.preset.training.batch_size
-    trained = batch_size * self._schedule.evaluate_every
-    changes = [
-      callbacks.EvaluationStatistics(
-        self._counted(max(batch_size, int(_SHARE_COUNTED * trained)))
-      )
-    ]
-    if self._averages:
-      changes.insert(0, callbacks.SwapEMAWeights())
-    changes = keras.callbacks.CallbackList(changes, model=self._model)
-    changes.on_test_begin()
+    self._evaluation.on_test_begin()
     try:
       yield
     finally:
-      changes.on_test_end()
+      self._evaluation.on_test_end()
 
   def _counted(self, limit: int) -> tf.data.Dataset:
     """Returns batches of training images for statistics, all of one size."""
@@ -193,9 +194,7 @@ class TrainingLoop:
   def _finish(self) -> None:
     """Re-estimates statistics, saves the final model, and prints the result."""
     model, images = self._model, self._images
-    if self._averages:
-      swap = callbacks.SwapEMAWeights()
-      swap.set_model(model)
+    for swap in self._averages:
       swap.on_test_begin()
     model.reestimate_statistics(self._counted(_NUM_COUNTED))
     metrics = self._evaluate()
