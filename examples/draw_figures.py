@@ -55,7 +55,9 @@ _TEMPERATURES = np.arange(0.5, 1.25, 0.1)
 def define_flags() -> None:
   """Defines the flags. Importing the program does not define them."""
   model_dirs.define_flag('The --model_dir of train.py.')
-  flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
+  flags.DEFINE_string(
+    'data_dir', None, 'The --data_dir of train.py (default: that of the run).'
+  )
   flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
 
 
@@ -250,13 +252,12 @@ def main(argv: list[str]) -> None:
   model_dir = pathlib.Path(FLAGS.model_dir)
   distribution, preset, trained = experiment.load_trained(model_dir)
   conditional = trained.get('conditional', False)
-  data = image_data.load(
-    preset, trained['dataset'], FLAGS.data_dir, conditional
-  )
+  data_dir = FLAGS.data_dir or trained['data_dir']
+  data = image_data.load(preset, trained['dataset'], data_dir, conditional)
   images, condition = data.arrays('test', _NUM_IMAGES)
   if len(images) < 16:
     raise SystemExit(
-      f'--data_dir={FLAGS.data_dir} must have at least 16 held-out images for '
+      f'--data_dir={data_dir} must have at least 16 held-out images for '
       f'the figures, found {len(images)}.'
     )
   artist = Artist(

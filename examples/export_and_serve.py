@@ -60,7 +60,9 @@ def define_flags() -> None:
     'Serving.',
     required=True,
   )
-  flags.DEFINE_string('data_dir', None, 'The --data_dir of train.py.')
+  flags.DEFINE_string(
+    'data_dir', None, 'The --data_dir of train.py (default: that of the run).'
+  )
   flags.DEFINE_integer(
     'num_draws',
     None,
@@ -116,9 +118,8 @@ def main(argv: list[str]) -> None:
     pathlib.Path(FLAGS.model_dir)
   )
   conditional = trained.get('conditional', False)
-  test = image_data.load(
-    preset, trained['dataset'], FLAGS.data_dir, conditional
-  )
+  data_dir = FLAGS.data_dir or trained['data_dir']
+  test = image_data.load(preset, trained['dataset'], data_dir, conditional)
   images, condition = test.arrays('test', FLAGS.num_images)
   inputs = {'images': images}
   if conditional:

@@ -30,6 +30,7 @@ because all workers must save at the same step.
 """
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -187,6 +188,18 @@ def architecture() -> dict[str, Any]:
   return {name: FLAGS[name].value for name in experiment.ARCHITECTURE}
 
 
+def all_flags() -> dict[str, Any]:
+  """Returns the flags of this program, with --data_dir as an absolute path."""
+  values = {
+    name: FLAGS[name].value
+    for name in FLAGS
+    if not FLAGS.find_module_defining_flag(name).startswith('absl')
+  }
+  if values['data_dir'] is not None:
+    values['data_dir'] = os.path.abspath(values['data_dir'])
+  return values
+
+
 def set_defaults() -> None:
   """Sets flags that were not given to their default for the data set."""
   if FLAGS['image_size'].present and FLAGS.dataset != 'folder':
@@ -255,7 +268,11 @@ def run(stop: callbacks.StopOnSignal) -> None:
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
   model_dir = pathlib.Path(FLAGS.model_dir)
-  reports.prepare_model_dir(model_dir, architecture())
+  fixed, others = architecture(), all_flags()
+  if FLAGS.dataset == 'folder':
+    fixed['data_dir'] = others['data_dir']
+  is_shared = FLAGS.distribute == 'multi_worker'
+  reports.prepare_model_dir(model_dir, fixed, others, is_shared)
   images = image_data.load(
     presets.preset(FLAGS.dataset, FLAGS.image_size),
     FLAGS.dataset,

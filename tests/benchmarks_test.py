@@ -288,8 +288,8 @@ def test_inference_tasks_run():
 def test_convolutions_are_those_of_the_graph():
   distribution = tasks.build_distribution('tiny')
   calls = convolutions.convolutions_of(distribution, 'training_step', 2)
-  # Each network: the input's, two of its block, two skips and the output's.
-  assert sum(call.count for call in calls) == 10 * 6 * 3
+  # Each network: the input's, two of its block, a skip and the output's.
+  assert sum(call.count for call in calls) == 10 * 5 * 3
   # Of the 3 first couplings: 7 channels to 4, 3x3, on 2 images of 8x8.
   (call,) = (
     call
@@ -480,5 +480,5 @@ def test_profile_adds_up_kernels_and_convolutions(monkeypatch):
   assert sum(shares.values()) == pytest.approx(1)
   assert {'convolution, forward', 'batch norm'} <= set(shares)
   *rows, total = reports['convolutions']
-  assert total[3] == sum(row[3] for row in rows) == 10 * 6 * 3
+  assert total[3] == sum(row[3] for row in rows) == 10 * 5 * 3
   assert total[-1] == pytest.approx(sum(row[-1] for row in rows))

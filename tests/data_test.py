@@ -216,7 +216,8 @@ def test_folder_of_images(tmp_path, caplog):
   assert 'broken.png' in message and 'notes.txt' in message
   train, _ = data.arrays('train')
   test, _ = data.arrays('test')
-  assert train.shape == (18, 4, 4, 3) and test.shape == (2, 4, 4, 3)
+  assert len(train) + len(test) == 20 and 1 <= len(test) <= 5
+  assert train.shape[1:] == test.shape[1:] == (4, 4, 3)
   greys = np.concatenate([train, test])
   assert np.all(np.ptp(greys, axis=(1, 2, 3)) <= 1)
   np.testing.assert_allclose(
@@ -224,6 +225,24 @@ def test_folder_of_images(tmp_path, caplog):
   )
   batches = data.training_batches(18, seed=0)
   assert next(iter(batches)).shape == (18, 4, 4, 3)
+
+
+def _held_out(folder):
+  preset = presets.preset('folder', image_size=4)
+  images, _ = image_data.load(preset, 'folder', str(folder)).arrays('test')
+  return {round(float(image.mean()) / 10) for image in images}
+
+
+def test_images_stay_held_out_when_others_are_added(tmp_path):
+  _write_images(tmp_path, 25)
+  before = _held_out(tmp_path)
+  # A copy is on the side of its original.
+  (tmp_path / 'a.png').write_bytes((tmp_path / '2.png').read_bytes())
+  for i in range(10):
+    noise = np.random.default_rng(i).integers(200, 256, [5, 5, 3], np.uint8)
+    path = str(tmp_path / f'noise{i}.png')
+    tf.io.write_file(path, tf.io.encode_png(noise))
+    assert _held_out(tmp_path) & set(range(19)) == before & set(range(19))
 
 
 @pytest.mark.parametrize('folder', [None, 'nowhere', 'empty'])

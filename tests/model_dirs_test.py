@@ -1,5 +1,9 @@
 """Tests errors about --model_dir, and that files are whole."""
 
+import multiprocessing
+import os
+import socket
+
 import pytest
 
 from tfp_realnvp import model_dirs
@@ -12,6 +16,31 @@ def test_directory_that_cannot_be_written_is_named(tmp_path):
   file.touch()
   with pytest.raises(SystemExit, match='file/run cannot be written: .*Not a d'):
     model_dirs.make_model_dir(file / 'run')
+
+
+def test_directory_in_use_is_named(tmp_path):
+  model_dirs.make_model_dir(tmp_path)
+  model_dirs.make_model_dir(tmp_path)  # By the same process.
+  child = multiprocessing.get_context('spawn').Process
+  attempt = child(target=model_dirs.make_model_dir, args=(tmp_path,))
+  shared = child(target=model_dirs.make_model_dir, args=(tmp_path, True))
+  other = child(target=model_dirs.make_model_dir, args=(tmp_path / 'other',))
+  codes = []
+  for process in (attempt, shared, other):
+    process.start()
+    process.join()
+    codes.append(process.exitcode)
+  assert codes == [1, 0, 0]
+  # The other process has ended, and with it its lock.
+  model_dirs.make_model_dir(tmp_path / 'other')
+  # Of this process, too, a lock ends with the file.
+  lock = (tmp_path / '.lock').resolve()
+  assert lock.read_text() == f'{os.getpid()} on {socket.gethostname()}'
+  file = model_dirs._LOCKS.pop(lock)
+  with pytest.raises(SystemExit, match=rf'in use by process {os.getpid()} on'):
+    model_dirs.make_model_dir(tmp_path)
+  file.close()
+  model_dirs.make_model_dir(tmp_path)
 
 
 def test_text_is_replaced(tmp_path):

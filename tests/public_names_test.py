@@ -21,6 +21,8 @@ def test_every_public_name_is_documented_and_in_the_readme():
     assert f'`{name}`' in readme, name
 
 
-def test_version_is_in_the_changelog():
+def test_version_is_in_the_changelog_and_the_citation():
   changelog = (_ROOT / 'CHANGELOG.md').read_text()
   assert f'## [{tfp_realnvp.__version__}]' in changelog
+  citation = (_ROOT / 'CITATION.cff').read_text()
+  assert f'\nversion: {tfp_realnvp.__version__}\n' in citation

@@ -4,8 +4,15 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import socket
 
 from absl import flags
+from absl import logging
+
+try:
+  import fcntl
+except ImportError:  # Windows has no such locks.
+  fcntl = None
 
 __all__ = [
   'define_flag',
@@ -13,6 +20,8 @@ __all__ = [
   'make_model_dir',
   'replace_text',
 ]
+
+_LOCKS = {}  # Open files by their paths. Closing one would unlock it.
 
 
 def define_flag(help_text: str) -> None:
@@ -27,17 +36,43 @@ def define_flag(help_text: str) -> None:
   )
 
 
-def make_model_dir(model_dir: pathlib.Path) -> None:
-  """Creates the directory of a run.
+def make_model_dir(model_dir: pathlib.Path, is_shared: bool = False) -> None:
+  """Creates the directory of a run, and locks it until this process ends.
 
   Args:
     model_dir: Value of --model_dir.
+    is_shared: Whether several processes write to it together. Then it is not
+      locked.
 
   Raises:
-    SystemExit: If the directory cannot be written.
+    SystemExit: If the directory cannot be written, or another process writes to
+      it.
   """
   with exit_unless_writable(model_dir):
     model_dir.mkdir(parents=True, exist_ok=True)
+    if not is_shared:
+      _lock(model_dir)
+
+
+def _lock(model_dir: pathlib.Path) -> None:
+  path = model_dir.resolve() / '.lock'
+  if fcntl is None or path in _LOCKS:
+    return
+  file = path.open('a+')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise SystemExit(
+      f'--model_dir={model_dir} is in use by process {file.read()}. Wait until '
+      'it ends, or use another --model_dir.'
+    ) from error
+  except OSError as error:  # Some network file systems have no locks.
+    logging.warning('--model_dir=%s cannot be locked: %s', model_dir, error)
+  file.truncate(0)
+  file.write(f'{os.getpid()} on {socket.gethostname()}')
+  file.flush()
+  _LOCKS[path] = file
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent import futures
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ['Data', 'load', 'prepare_image']
 # Images are shuffled in windows of this size, which are held in memory as
 # encoded images.
 _SHUFFLE_WINDOW = 50_000
+# Of a folder, a tenth of all possible hashes.
+_LAST_HELD_OUT = bytes([256 // 10])
 
 
 # Training and test elements, and the function that reads the image of one.
@@ -286,7 +289,7 @@ def _load_tfds(
 
 
 def _load_folder(folder: str | None) -> _Loaded:
-  """Loads the images of a folder, and holds out a tenth of them."""
+  """Loads the images of a folder, and holds out about a tenth of them."""
   if folder is None or not pathlib.Path(folder).is_dir():
     raise SystemExit(
       f'--dataset=folder needs a folder of images, got --data_dir={folder}.'
@@ -297,15 +300,15 @@ def _load_folder(folder: str | None) -> _Loaded:
     if path.is_file() and not path.name.startswith('.')
   )
   with futures.ThreadPoolExecutor() as pool:
-    readable = np.array(list(pool.map(_is_readable, paths)), bool)
-  files = np.array(paths, str)
-  images, unreadable = files[readable], files[~readable]
+    digests = dict(zip(paths, pool.map(_digest_of_image, paths)))
+  unreadable = [path for path in paths if not digests[path]]
+  images = [path for path in paths if digests[path]]
   if len(unreadable):
     logging.warning(
       'Skipped %d of %d files in --data_dir=%s that cannot be read as images: '
       '%s',
       len(unreadable),
-      len(files),
+      len(paths),
       folder,
       ', '.join(unreadable),
     )
@@ -314,11 +317,14 @@ def _load_folder(folder: str | None) -> _Loaded:
       f'--data_dir={folder} must contain at least two images, one to train on '
       f'and one to hold out; found {len(images)}.'
     )
-  images = np.random.default_rng(0).permutation(images)
-  num_test = max(1, len(images) // 10)
+  # By what is in a file, so that images that are added later leave the others
+  # where they are, and copies of an image stay together.
+  images.sort(key=digests.get)
+  num_test = sum(digests[path] < _LAST_HELD_OUT for path in images)
+  num_test = min(max(1, num_test), len(images) - 1)
   test, train = (
     tf.data.Dataset.from_tensor_slices({'image': part})
-    for part in np.split(images, [num_test])
+    for part in (images[:num_test], images[num_test:])
   )
   return train, test, lambda element: _read_image(element['image'])
 
@@ -330,8 +336,11 @@ def _read_image(file: str | tf.Tensor) -> tf.Tensor:
   return tf.ensure_shape(image, [None, None, 3])
 
 
-def _is_readable(file: str) -> bool:
+def _digest_of_image(file: str) -> bytes | None:
+  """Returns a hash of the contents of a file, or `None` if it is no image."""
   try:
-    return bool(tf.size(_read_image(file)) > 0)
+    if tf.size(_read_image(file)) > 0:
+      return hashlib.sha256(pathlib.Path(file).read_bytes()).digest()
   except tf.errors.OpError:
-    return False
+    pass
+  return None

@@ -245,7 +245,7 @@ def load_trained(
       training has not ended; or that of the newest checkpoint if there was no
       evaluation.
     preset: `Preset` of the run.
-    flags: Dict of the `ARCHITECTURE` flags of the run.
+    flags: Dict of the `ARCHITECTURE` flags of the run, and of `data_dir`.
 
   Raises:
     SystemExit: If there is no run or no checkpoint in `model_dir`.
@@ -263,10 +263,15 @@ def load_trained(
         break
     else:
       raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
-    preset = preset_of_flags(**flags)
+    architecture = {k: v for k, v in flags.items() if k in ARCHITECTURE}
+    preset = preset_of_flags(**architecture)
     distribution = build_distribution(
       preset, flags.get('conditional', False), flags.get('prior', 'standard')
     )
     checkpoint = tf.train.Checkpoint(distribution=distribution)
     checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-  return distribution, preset, flags
+  return (
+    distribution,
+    preset,
+    {'data_dir': flags.get('data_dir')} | architecture,
+  )

@@ -29,30 +29,36 @@ _NUM_SAMPLES = 64  # In each image of samples.
 _BITS_PER_DIM = 'test_bits_per_dim'  # What the best model is chosen by.
 
 
-def prepare_model_dir(model_dir: pathlib.Path, values: dict[str, Any]) -> None:
-  """Creates the directory and writes flags.json, or compares with it.
+def prepare_model_dir(
+  model_dir: pathlib.Path,
+  fixed: dict[str, Any],
+  others: dict[str, Any],
+  is_shared: bool = False,
+) -> None:
+  """Creates the directory and writes flags.json, after a comparison with it.
 
   Args:
     model_dir: Directory of the run.
-    values: Values of the flags that determine the model, by name.
+    fixed: Values of the flags that determine the model and its data, by name.
+    others: Values of flags that may change when a run goes on.
+    is_shared: Whether several processes write to it, see `make_model_dir`.
 
   Raises:
     SystemExit: If the directory cannot be written, or belongs to a run with
       another model.
   """
   path = model_dir / 'flags.json'
-  model_dirs.make_model_dir(model_dir)
-  with model_dirs.exit_unless_writable(model_dir):
-    if not path.exists():
-      model_dirs.replace_text(path, json.dumps(values, indent=2))
-      return
-  saved = json.loads(path.read_text())
-  for name, value in values.items():
+  model_dirs.make_model_dir(model_dir, is_shared)
+  saved = json.loads(path.read_text()) if path.exists() else {}
+  for name, value in fixed.items():
     if saved.get(name, value) != value:
       raise SystemExit(
         f'--{name}={value}, but the run in --model_dir={model_dir} was started '
         f'with {saved[name]}. Use that value or another --model_dir.'
       )
+  with model_dirs.exit_unless_writable(model_dir):
+    text = json.dumps(saved | others | fixed, indent=2)
+    model_dirs.replace_text(path, text)
 
 
 class Reports:
@@ -135,8 +141,34 @@ class Reports:
       tf.summary.image('real_and_samples', picture[np.newaxis])
     # metrics.csv is written last, so that a run that is stopped before this
     # line repeats the whole report.
+    self._write_rows()
+
+  def write_result(self, step: int, result: dict[str, float]) -> None:
+    """Writes what a run came to, to result.json and to all else.
+
+    Args:
+      step: Training step.
+      result: Values by name. TensorBoard and the last row of metrics.csv have
+        them with the prefix `final_`.
+    """
+    if not self._is_chief:
+      return
+    final = {f'final_{name}': value for name, value in result.items()}
+    with self._writer.as_default(step=step):
+      for name, value in final.items():
+        tf.summary.scalar(name, value)
+    if self._rows:
+      self._rows[-1] |= final
+      self._write_rows()
+    model_dirs.replace_text(
+      self._model_dir / 'result.json',
+      json.dumps({'step': step, **result}, indent=2),
+    )
+
+  def _write_rows(self) -> None:
     text = io.StringIO()
-    table = csv.DictWriter(text, row, extrasaction='ignore')
+    columns = dict.fromkeys(name for row in self._rows for name in row)
+    table = csv.DictWriter(text, columns)
     table.writeheader()
     table.writerows(self._rows)
     model_dirs.replace_text(self._model_dir / 'metrics.csv', text.getvalue())

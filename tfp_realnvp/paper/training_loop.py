@@ -205,6 +205,16 @@ class TrainingLoop:
       images.preset.num_levels,
     )
     best_step, best = self._report.best()
+    self._report.write_result(
+      self.step,
+      {
+        'bits_per_dim': metrics['test_bits_per_dim'],
+        'non_finite': metrics['test_non_finite'],
+        'best_bits_per_dim': best,
+        'best_step': best_step,
+        'histogram_bits_per_dim': baseline,
+      },
+    )
     paper = images.preset.bits_per_dim
     print(
       f'Step {self.step}: '
