@@ -330,17 +330,20 @@ def _load_folder(folder: str | None) -> _Loaded:
 
 
 def _read_image(file: str | tf.Tensor) -> tf.Tensor:
-  image = tf.io.decode_image(
-    tf.io.read_file(file), channels=3, expand_animations=False
-  )
+  return _decode_image(tf.io.read_file(file))
+
+
+def _decode_image(contents: tf.Tensor) -> tf.Tensor:
+  image = tf.io.decode_image(contents, channels=3, expand_animations=False)
   return tf.ensure_shape(image, [None, None, 3])
 
 
 def _digest_of_image(file: str) -> bytes | None:
   """Returns a hash of the contents of a file, or `None` if it is no image."""
   try:
-    if tf.size(_read_image(file)) > 0:
-      return hashlib.sha256(pathlib.Path(file).read_bytes()).digest()
+    contents = tf.io.read_file(file)
+    if tf.size(_decode_image(contents)) > 0:
+      return hashlib.sha256(contents.numpy()).digest()
   except tf.errors.OpError:
     pass
   return None

@@ -188,10 +188,14 @@ class Checkpoints(keras.callbacks.Callback):
       ) from error
     self._newest = os.fspath(self._written_to / f'{name}-{number}')
 
+  def _variables(self) -> list[tf.Variable]:
+    """Returns those of the model and of its optimizer."""
+    slots = [v.value for v in self._estimator.optimizer.variables]
+    return self._estimator.variables + slots
+
   def _check_finite(self) -> None:
     """Raises a `FloatingPointError` unless all that is trained is finite."""
-    slots = [v.value for v in self._estimator.optimizer.variables]
-    for variable in self._estimator.variables + slots:
+    for variable in self._variables():
       if not np.all(np.isfinite(variable.numpy())):
         raise FloatingPointError(
           f'Step {self.step} is not saved, because {variable.name} has values '
@@ -210,10 +214,7 @@ class Checkpoints(keras.callbacks.Callback):
     self._is_due = False
     if not self._is_chief:
       return
-    slots = [v.value for v in self._estimator.optimizer.variables]
-    checkpoint_files.check_space(
-      self._directory, self._estimator.variables + slots
-    )
+    checkpoint_files.check_space(self._directory, self._variables())
 
   def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
     """Keras hook: restores the metrics, which Keras has just reset."""

@@ -211,8 +211,8 @@ class Likelihood:
     if self._num_levels is None:
       return True
     on_range = pixels.is_on_range(x, self._num_levels)
-    on_range &= ~pixels.is_scaled(x, self._num_levels)
-    return tf.reduce_all(on_range, axis=list(range(1, x.shape.rank)))
+    on_range = tf.reduce_all(on_range, axis=list(range(1, x.shape.rank)))
+    return on_range & ~pixels.is_scaled(x, self._num_levels)
 
   def log_prob(
     self,

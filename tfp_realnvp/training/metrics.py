@@ -1,7 +1,5 @@
 """LikelihoodMetrics: the metrics that a `DensityEstimator` reports."""
 
-import math
-
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -78,8 +76,7 @@ class _Mean(keras.metrics.Mean):
 
   def result(self) -> tf.Tensor:
     """Returns the mean so far."""
-    count = tf.convert_to_tensor(self.count)
-    return tf.where(count > 0, self.total / count, math.nan)
+    return self.total / self.count  # 0 / 0 is NaN.
 
 
 def _result(metric: keras.Metric) -> tf.Tensor:
