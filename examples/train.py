@@ -246,22 +246,10 @@ def build_model(preset: presets.Preset) -> tfp_realnvp.DensityEstimator:
 
 
 def main(argv: list[str]) -> None:
+  """Trains, evaluates and saves the model of the flags."""
+  stop = callbacks.StopOnSignal()
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  stop = callbacks.StopOnSignal()
-  try:
-    run(stop)
-  finally:
-    if stop.signal:
-      step = stop.saved_step
-      saved = 'Nothing' if step is None else f'Step {step}'
-      print(f'Stopped by {stop.signal.name}. {saved} is saved.')
-    if stop.is_exiting:  # Code of TensorFlow can turn the exit into an error.
-      stop.exit()
-
-
-def run(stop: callbacks.StopOnSignal) -> None:
-  """Trains, evaluates and saves the model of the flags."""
   set_defaults()
   strategy = STRATEGIES[FLAGS.distribute]()
   keras.utils.set_random_seed(FLAGS.seed)

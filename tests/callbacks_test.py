@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests import estimator_testing
+from tests import program_testing
 from tests import signal_testing
 from tfp_realnvp.networks import moving_statistics
 from tfp_realnvp.training import callbacks
@@ -37,6 +38,41 @@ def test_signals_wait_for_what_must_not_be_interrupted(stop):
       done.append(True)
   assert done
   assert ended.value.code == 143
+
+
+def test_the_step_that_is_saved_is_told(stop, capfd):
+  stop.saved_step = 30
+  print('Before.')
+  with pytest.raises(SystemExit):
+    signal.raise_signal(signal.SIGTERM)
+  assert capfd.readouterr().out.endswith(
+    'Before.\nStopped by SIGTERM. Step 30 is saved.\n'
+  )
+
+
+def test_an_error_while_saving_after_a_signal_is_raised(stop):
+  with pytest.raises(OSError, match='No space left'), stop.deferred():
+    signal.raise_signal(signal.SIGTERM)
+    raise OSError('No space left.')
+
+
+class _Stops:
+  """Receives a signal where Python ignores exceptions."""
+
+  def __del__(self):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _main():
+  callbacks.StopOnSignal()
+  _Stops()
+
+
+def test_a_signal_ends_the_program_where_exceptions_are_ignored():
+  process = program_testing.CONTEXT.Process(target=_main)
+  process.start()
+  process.join(timeout=60)
+  assert process.exitcode == 143
 
 
 def test_signals_that_are_ignored_stay_ignored(stop):

@@ -13,8 +13,10 @@ from tfp_realnvp.paper import experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-_CONTEXT = multiprocessing.get_context('forkserver')
-_CONTEXT.set_forkserver_preload(['tests.program_testing'])
+# Its processes are forked from one that has imported TensorFlow, which takes
+# most of the time of a program otherwise.
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['tests.program_testing'])
 
 
 def build(dataset, conditional=False, prior='standard', **changes):
@@ -67,9 +69,6 @@ def _main(program, flags, path, output):
 def run(program, *flags, expect=0, path=None):
   """Runs a program of examples/ and returns its output.
 
-  The process is forked from one that has imported TensorFlow, which otherwise
-  takes most of the time.
-
   Args:
     program: Name of the module.
     *flags: Command line.
@@ -78,9 +77,7 @@ def run(program, *flags, expect=0, path=None):
   """
   with tempfile.TemporaryDirectory() as directory:
     output = pathlib.Path(directory) / 'output'
-    process = _CONTEXT.Process(
-      target=_main, args=(program, flags, path, output)
-    )
+    process = CONTEXT.Process(target=_main, args=(program, flags, path, output))
     process.start()
     process.join(timeout=600)
     process.kill()

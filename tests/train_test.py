@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from examples import train
 from tests import program_testing
-from tests import signal_testing
 from tfp_realnvp.paper import reports
-from tfp_realnvp.training import callbacks
 
 _SMALL = [
   '--num_scales=1',
@@ -37,55 +34,6 @@ def _rows(model_dir):
 
 def _digits(model_dir, *flags):
   return ['--dataset=digits', f'--model_dir={model_dir}', *_SMALL, *flags]
-
-
-@pytest.fixture
-def stop():
-  with signal_testing.stop_on_signal() as stop:
-    yield stop
-
-
-def test_second_signal_does_not_hide_what_is_told(stop, monkeypatch, capsys):
-  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
-  monkeypatch.setattr(
-    train, 'run', lambda stop: signal.raise_signal(signal.SIGTERM)
-  )
-
-  def tell(message):
-    signal.raise_signal(signal.SIGTERM)
-    print(message)
-
-  monkeypatch.setattr(train, 'print', tell, raising=False)
-  with pytest.raises(SystemExit) as ended:
-    train.main(['train'])
-  assert ended.value.code == 143
-  assert 'Stopped by SIGTERM. Nothing is saved.' in capsys.readouterr().out
-
-
-def test_exit_that_becomes_an_error_keeps_its_status(stop, monkeypatch):
-  def run(stop):
-    try:
-      signal.raise_signal(signal.SIGTERM)
-    except SystemExit as error:
-      raise SystemExit('An error.') from error
-
-  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
-  monkeypatch.setattr(train, 'run', run)
-  with pytest.raises(SystemExit) as ended:
-    train.main(['train'])
-  assert ended.value.code == 143
-
-
-def test_error_while_saving_after_a_signal_is_told(stop, monkeypatch):
-  def run(stop):
-    with stop.deferred():
-      signal.raise_signal(signal.SIGTERM)
-      raise SystemExit('No space left.')
-
-  monkeypatch.setattr(callbacks, 'StopOnSignal', lambda: stop)
-  monkeypatch.setattr(train, 'run', run)
-  with pytest.raises(SystemExit, match='No space left'):
-    train.main(['train'])
 
 
 def _begin(*flags, **kwargs):

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
+import sys
 from typing import Any
 from typing import NoReturn
 
@@ -19,23 +21,23 @@ __all__ = [
 
 
 class StopOnSignal(keras.callbacks.Callback):
-  """Exits the program on Ctrl-C, SIGTERM and SIGHUP.
+  """Ends the program on Ctrl-C, SIGTERM and SIGHUP.
 
-  In a `deferred` context it exits at the end of the context, and `fit` stops
-  after the current step. Only the first signal counts, because some are sent
-  twice. A signal that was ignored when the program started, such as SIGHUP
-  under `nohup`, remains ignored.
+  It prints which step is saved and ends the process with the status of the
+  signal: at once, or at the end of a `deferred` context, where `fit` stops
+  after the current step. It raises no exception, because code of TensorFlow
+  that is interrupted by one can crash or ignore it. Only the first signal
+  counts, because some are sent twice. A signal that was ignored when the
+  program started, such as SIGHUP under `nohup`, remains ignored.
 
   Attributes:
     signal: The first signal that was received, or `None`.
-    is_exiting: Whether `exit` has been called.
     saved_step: Step of the newest checkpoint, or `None`.
   """
 
   def __init__(self) -> None:
     super().__init__()
     self.signal = None
-    self.is_exiting = False
     self.saved_step = None
     self._is_deferred = False
     for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP.
@@ -45,27 +47,33 @@ class StopOnSignal(keras.callbacks.Callback):
 
   def _receive(self, number: int, frame: Any) -> None:
     del frame
-    if self.signal:  # The program is exiting already.
+    if self.signal:  # The program ends already.
       return
     self.signal = signal.Signals(number)
     if not self._is_deferred:
-      self.exit()
+      self._exit()
 
-  def exit(self) -> NoReturn:
-    """Exits with the status of the signal."""
-    self.is_exiting = True
-    raise SystemExit(128 + self.signal)
+  def _exit(self) -> NoReturn:
+    step = self.saved_step
+    saved = 'Nothing' if step is None else f'Step {step}'
+    message = f'Stopped by {self.signal.name}. {saved} is saved.\n'
+    # The signal can come during a `print`, and the output can be closed.
+    with contextlib.suppress(RuntimeError, OSError):
+      sys.stdout.flush()
+    with contextlib.suppress(OSError):
+      os.write(1, message.encode())
+    os._exit(128 + self.signal)
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator[None]:
-    """Returns a context manager that delays the exit to its end."""
+    """Returns a context manager that delays the end of the program."""
     self._is_deferred = True
     try:
       yield
     finally:
       self._is_deferred = False
     if self.signal:
-      self.exit()
+      self._exit()
 
   def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
     """Keras hook: stops `fit` after a signal."""
