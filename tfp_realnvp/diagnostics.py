@@ -43,10 +43,9 @@ def gaussian_mixtures(
     seed: Seed of the initial clusters.
 
   Returns:
-    gaussian: Log-likelihoods of the test rows under one Gaussian, `[N]`, in
-      nats.
-    best: The same under the mixture that is best on the validation rows.
-    num_components: Number of components of that mixture.
+    The log-likelihoods of the test rows under one Gaussian, `[N]`, in nats; the
+    same under the mixture that is best on the validation rows; and the number
+    of components of that mixture.
   """
   train = train[:_MAX_ROWS]
   log_det = whiten.forward_log_det_jacobian(train[:1], event_ndims=1)

@@ -2,8 +2,8 @@
 
 #### References
 [1]: Michael Albergo, Gurtej Kanwar, Phiala Shanahan. Flow-based generative
-     models for Markov chain Monte Carlo in lattice field theory. _Physical
-     Review D_, 100, 2019. https://arxiv.org/abs/1904.12072
+     models for Markov chain Monte Carlo in lattice field theory.
+     _Physical Review D_, 100, 2019. https://arxiv.org/abs/1904.12072
 [2]: Michael Albergo et al. Introduction to normalizing flows for lattice field
      theory. 2021. https://arxiv.org/abs/2101.08176
 """

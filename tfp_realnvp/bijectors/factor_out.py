@@ -17,7 +17,7 @@ __all__ = ['FactorOut']
 
 
 class FactorOut(flow_bijector.FlowBijector):
-  """Factors out half of the channels (eq. 14 to 16 of the paper).
+  """Factors out half of the channels (equations 14 to 16).
 
   The other half goes through `bijector`. With `h, z = split(x)`:
 

@@ -16,10 +16,12 @@ class FlowBijector(one_pass.OnePassBijector):
 
   Subclasses implement
 
-  - `_forward_and_log_det(x, training, condition) -> (y, fldj)` and
-  - `_inverse_and_log_det(y, training, condition) -> (x, ildj)`,
+  - `_forward_and_log_det(x, training=False, condition=None) -> (y, fldj)` and
+  - `_inverse_and_log_det(y, training=False, condition=None) -> (x, ildj)`,
 
-  where the log-det has shape `x.shape[:-forward_min_event_ndims]`. TFP's
+  where the log-det has shape `x.shape[:-forward_min_event_ndims]`. A subclass
+  whose result does not depend on `training` or `condition` leaves the argument
+  out, and lists those that it has in the class attribute `_takes`. TFP's
   `forward`, `inverse` and their log-dets are derived from these two methods.
   Each pass stores its log-det in TFP's cache. The methods `log_prob`, `sample`
   and `experimental_sample_and_log_prob` of a `tfd.TransformedDistribution`

@@ -241,11 +241,10 @@ def load_trained(
     model_dir: The --model_dir of the run.
 
   Returns:
-    distribution: The final distribution; that of the best evaluation if
-      training has not ended; or that of the newest checkpoint if there was no
-      evaluation.
-    preset: `Preset` of the run.
-    flags: Dict of the `ARCHITECTURE` flags of the run, and of `data_dir`.
+    The distribution, the `Preset` of the run, and a dict of the `ARCHITECTURE`
+    flags of the run and of `data_dir`. The distribution is the final one; that
+    of the best evaluation if training has not ended; or that of the newest
+    checkpoint if there was no evaluation.
 
   Raises:
     SystemExit: If there is no run or no checkpoint in `model_dir`.
