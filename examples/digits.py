@@ -6,6 +6,9 @@ The digits ship with scikit-learn and have 8x8 pixels with 17 levels. Writes
 digits.png to the current directory. Takes a few minutes on two CPU cores.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import keras
 import numpy as np
 from sklearn import datasets

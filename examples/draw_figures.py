@@ -28,6 +28,9 @@ For a conditional model also:
   is likelier under its own class than under the others.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 from collections.abc import Sequence
 import pathlib
 from typing import Any

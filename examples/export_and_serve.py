@@ -9,6 +9,9 @@ program compares the results with the library's, and prints a command that
 starts TensorFlow Serving and an example request.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 from collections.abc import Iterable
 import json
 import pathlib
@@ -33,7 +36,10 @@ tfd = tfp.distributions
 FLAGS = flags.FLAGS
 
 _SERVER = """
+import signal
 import sys
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback on Ctrl-C.
 import numpy as np
 import tensorflow as tf
 _, export_dir, questions, answers = sys.argv

@@ -33,6 +33,9 @@ and the C2ST is in observation.json:
       --observation=other.csv
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import json
 import pathlib
 from typing import Any
@@ -50,6 +53,7 @@ from tfp_realnvp import posterior_flows
 from tfp_realnvp import simulators
 from tfp_realnvp import tables
 from tfp_realnvp.bijectors import couplings
+from tfp_realnvp.training import callbacks
 
 FLAGS = flags.FLAGS
 
@@ -198,7 +202,8 @@ def train(
   )
   theta, x = theta.to_numpy(), x.to_numpy()
   try:
-    results = posterior_flows.fit(posterior, theta, x, FLAGS.max_epochs)
+    with callbacks.keyboard_interrupts():
+      results = posterior_flows.fit(posterior, theta, x, FLAGS.max_epochs)
   except FloatingPointError as error:
     raise SystemExit(str(error)) from error
   except KeyboardInterrupt:

@@ -28,6 +28,9 @@ of the flow, flow.index and flow.data-*.
      theory. 2021. https://arxiv.org/abs/2101.08176
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 from collections.abc import Callable
 import functools
 import json

@@ -31,6 +31,9 @@ corner.png, with samples of the flow below the diagonal and of NUTS above; and
 the weights of the flow, flow.index and flow.data-*.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import functools
 import json
 import os

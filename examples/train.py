@@ -29,6 +29,9 @@ saves only every --checkpoint_every steps and not when a worker is stopped,
 because all workers must save at the same step.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import dataclasses
 import os
 import pathlib

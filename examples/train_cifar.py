@@ -5,6 +5,9 @@
 This is train.py with --dataset=cifar10. It has the same flags.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 from absl import app
 from absl import flags
 import train

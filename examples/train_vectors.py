@@ -35,6 +35,9 @@ Without --dataset, it scores and samples with the flow in --model_dir:
       --score=other.csv --num_samples=1000
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import dataclasses
 import json
 import pathlib
@@ -55,6 +58,7 @@ from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
 from tfp_realnvp import tables
 from tfp_realnvp.bijectors import couplings
+from tfp_realnvp.training import callbacks
 
 # Tables with continuous columns that ship with scikit-learn.
 _TABLES = {
@@ -261,15 +265,16 @@ def train(
   model_dirs.make_model_dir(model_dir)
   status = 0
   try:
-    flow = table_flows.fit(
-      model_dir,
-      table.columns,
-      dequantized,
-      whiten,
-      *parts[:2],
-      settings(len(parts[0])),
-      FLAGS.seed,
-    )
+    with callbacks.keyboard_interrupts():
+      flow = table_flows.fit(
+        model_dir,
+        table.columns,
+        dequantized,
+        whiten,
+        *parts[:2],
+        settings(len(parts[0])),
+        FLAGS.seed,
+      )
   except FloatingPointError as error:
     raise SystemExit(str(error)) from error
   except KeyboardInterrupt:

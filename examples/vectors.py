@@ -5,6 +5,9 @@
 Writes moons.png to the current directory. Takes half a minute on two CPU cores.
 """
 
+if __name__ == '__main__':
+  import quiet_start  # noqa: F401
+
 import keras
 from matplotlib import figure
 import numpy as np

@@ -50,6 +50,23 @@ def test_the_step_that_is_saved_is_told(stop, capfd):
   )
 
 
+@pytest.mark.parametrize(
+  'before, inside',
+  [
+    (signal.SIG_DFL, signal.default_int_handler),
+    (signal.SIG_IGN, signal.SIG_IGN),
+  ],
+)
+def test_ctrl_c_is_an_exception_for_a_while(before, inside):
+  handler = signal.signal(signal.SIGINT, before)
+  try:
+    with callbacks.keyboard_interrupts():
+      assert signal.getsignal(signal.SIGINT) == inside
+    assert signal.getsignal(signal.SIGINT) == before
+  finally:
+    signal.signal(signal.SIGINT, handler)
+
+
 def test_an_error_while_saving_after_a_signal_is_raised(stop):
   with pytest.raises(OSError, match='No space left'), stop.deferred():
     signal.raise_signal(signal.SIGTERM)

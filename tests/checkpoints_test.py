@@ -438,7 +438,7 @@ def test_learning_rate_compiled_with_now_is_used(scaled, tmp_path, caplog):
 
   tfp_realnvp.Checkpoints(model(1e-2), tmp_path).save()
   other = model(1e-3)
-  with caplog.at_level('INFO', logger='absl'):
+  with caplog.at_level('WARNING', logger='absl'):
     tfp_realnvp.Checkpoints(other, tmp_path).restore()
   assert other.optimizer.learning_rate.numpy() == np.float32(1e-3)
   assert re.search(r'rates \[0.0(09|10).*; going on with \[0.001', caplog.text)

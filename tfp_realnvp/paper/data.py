@@ -270,7 +270,7 @@ def _load_tfds(
       f'Without a network, run `tfds build {name}` on another machine, copy '
       'the folder and pass it as --data_dir, or use --dataset=digits.'
     )
-    logging.info('%s Downloading it. TFDS retries for some minutes.', advice)
+    logging.warning('%s Downloading it. TFDS retries for some minutes.', advice)
     try:
       builder.download_and_prepare()
     except Exception as error:  # TFDS does not wrap the errors of downloads.

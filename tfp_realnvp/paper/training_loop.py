@@ -117,6 +117,7 @@ class TrainingLoop:
     """Goes on from the newest checkpoint, trains, and saves the final model."""
     if self._checkpoints.restore(epoch_steps=self._schedule.evaluate_every):
       self._stop.saved_step = self.step
+      print(f'Going on from step {self.step}.')
     self._report = reports.Reports(
       self._model_dir, self.step, self._checkpoints.is_chief, self._seed
     )

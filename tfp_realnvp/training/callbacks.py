@@ -17,6 +17,7 @@ __all__ = [
   'KeepTrainingWeights',
   'StopOnSignal',
   'SwapEMAWeights',
+  'keyboard_interrupts',
 ]
 
 
@@ -80,6 +81,22 @@ class StopOnSignal(keras.callbacks.Callback):
     del batch, logs
     if self.signal:
       self.model.stop_training = True
+
+
+@contextlib.contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+  """Returns a context in which Ctrl-C raises `KeyboardInterrupt`.
+
+  It is for programs that Ctrl-C ends elsewhere. If the program started with
+  SIGINT ignored, it remains ignored.
+  """
+  before = signal.getsignal(signal.SIGINT)
+  if before == signal.SIG_DFL:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 class SwapEMAWeights(keras.callbacks.SwapEMAWeights):

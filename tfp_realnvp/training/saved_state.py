@@ -92,7 +92,7 @@ class SavedState:
       for rate, value in zip(rates, saved['learning_rates']):
         rate.assign(value)
     else:
-      logging.info(
+      logging.warning(
         'Checkpoint %s is of a model compiled with the learning rates %s; '
         'going on with %s.',
         path,
@@ -101,7 +101,7 @@ class SavedState:
       )
     if model.state.seed is not None:
       if (seeds != model.state.seeds.numpy()).any():
-        logging.info(
+        logging.warning(
           'Checkpoint %s is of a model of another seed; going on with %s.',
           path,
           model.state.seed,
