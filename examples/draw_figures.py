@@ -52,6 +52,7 @@ tfd = tfp.distributions
 FLAGS = flags.FLAGS
 
 _NUM_IMAGES = 1000  # Held-out images. The figures show the first of them.
+_NEEDED = {'manifold': 4, 'interpolation': 2}  # The others need one.
 _TEMPERATURES = np.arange(0.5, 1.25, 0.1)
 
 
@@ -98,10 +99,12 @@ class Artist:
     self._inverse = tf.function(self._flow.inverse)
 
   def samples(self) -> np.ndarray:
+    images = self._images[:64] + 0.5
+    white = self._preset.num_levels - 0.5
+    places = np.full([64, *images.shape[1:]], white, images.dtype)
+    places[: len(images)] = images
     samples = self._sample(self._prior, 64)
-    return visualization.side_by_side(
-      self._grid(self._images[:64] + 0.5), self._grid(samples)
-    )
+    return visualization.side_by_side(self._grid(places), self._grid(samples))
 
   def manifold(self) -> np.ndarray:
     # The whole manifold has the condition of the first image.
@@ -118,9 +121,9 @@ class Artist:
     return self._grid(samples, num_columns=min(count, 4))
 
   def compression(self) -> np.ndarray:
-    images, condition = self._images[:8], self._conditions(8)
+    images, condition = self._first(8)
     latents = self._encode(images, condition)
-    fresh = self._prior.sample(8, seed=[self._seed, 1])
+    fresh = self._prior.sample(len(images), seed=[self._seed, 1])
     columns = [images + 0.5] + [
       self._decode(kept, condition)
       for kept in visualization.keep_coarse(self._flow, latents, fresh)
@@ -129,17 +132,19 @@ class Artist:
 
   def reconstruction(self) -> tuple[np.ndarray, float]:
     """Returns the image, and the largest error in levels of a pixel."""
-    images, condition = self._images[:8], self._conditions(8)
+    images, condition = self._first(8)
     decoded = self._decode(self._encode(images, condition), condition)
     error = np.abs(decoded - (images + 0.5))
     # Scale the rounding errors so that the largest one is white.
     scaled = error * (self._preset.num_levels - 1) / error.max()
-    return self._grid(
-      np.concatenate([images + 0.5, decoded, scaled])
-    ), error.max()
+    picture = self._grid(
+      np.concatenate([images + 0.5, decoded, scaled]), num_columns=len(images)
+    )
+    return picture, error.max()
 
   def interpolation(self) -> np.ndarray:
-    images, condition = self._images[:16], self._conditions(16)
+    count = min(8, len(self._images) // 2)
+    images, condition = self._first(2 * count)
     first, last = np.split(self._encode(images, condition), 2)
     rows = []
     for start, end, own in zip(first, last, condition):
@@ -164,11 +169,13 @@ class Artist:
 
   def attribute_change(self) -> np.ndarray:
     """Draws `g(f(x; y); y')` for other conditions `y'` (appendix F)."""
-    images, condition = self._images[:8], self._conditions(8)
+    images, condition = self._first(8)
     latents = self._encode(images, condition)
     if self._preset.data.condition_feature == 'label':
       others = np.eye(self._preset.data.condition_size, dtype=np.float32)
-      others = [other[np.newaxis].repeat(8, axis=0) for other in others]
+      others = [
+        other[np.newaxis].repeat(len(images), axis=0) for other in others
+      ]
     else:
       others = [np.roll(condition, 1, axis=0)]
     columns = [images + 0.5]
@@ -204,11 +211,19 @@ class Artist:
       np.mean(right > others.max(axis=1)),
     )
 
+  def _first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first images, up to `count`, and their conditions."""
+    images = self._images[:count]
+    return images, self._conditions(len(images))
+
   def _conditions(self, count: int) -> np.ndarray:
-    """Returns the first conditions, of size 0 for an unconditional model."""
+    """Returns the first conditions, of size 0 for an unconditional model.
+
+    If there are fewer than `count`, they are repeated.
+    """
     if self._condition is None:
       return np.zeros([count, 0], np.float32)
-    return self._condition[:count]
+    return np.resize(self._condition, [count, self._condition.shape[1]])
 
   def _encode(self, images: np.ndarray, condition: np.ndarray) -> np.ndarray:
     pixels = tf.constant(images, tf.float32) + 0.5
@@ -258,11 +273,6 @@ def main(argv: list[str]) -> None:
   data_dir = FLAGS.data_dir or trained['data_dir']
   data = image_data.load(preset, trained['dataset'], data_dir, conditional)
   images, condition = data.arrays('test', _NUM_IMAGES)
-  if len(images) < 16:
-    raise SystemExit(
-      f'--data_dir={data_dir} must have at least 16 held-out images for '
-      f'the figures, found {len(images)}.'
-    )
   artist = Artist(
     distribution,
     preset,
@@ -284,9 +294,16 @@ def main(argv: list[str]) -> None:
     figures['attribute_change'] = artist.attribute_change
     if preset.data.condition_feature == 'label':
       figures['classes'] = artist.classes
+  left_out = [name for name in figures if len(images) < _NEEDED.get(name, 1)]
+  if len(images) < 16:
+    print(
+      f'There are only {len(images)} held-out images. So figures have fewer '
+      f'images{"".join(f", and {n}.png is left out" for n in left_out)}.'
+    )
   folder = model_dir / 'figures'
   for name, draw in figures.items():
-    _write(folder / f'{name}.png', draw())
+    if name not in left_out:
+      _write(folder / f'{name}.png', draw())
   picture, error = artist.reconstruction()
   _write(folder / 'reconstruction.png', picture)
   print(f'Largest error of a reconstructed pixel: {error:.1e} levels.')
@@ -300,8 +317,9 @@ def main(argv: list[str]) -> None:
 
 
 def _write(path: pathlib.Path, picture: np.ndarray) -> None:
-  path.parent.mkdir(exist_ok=True)
-  tf.io.write_file(str(path), tf.io.encode_png(picture))
+  with model_dirs.exit_unless_writable(path.parent.parent):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(tf.io.encode_png(picture).numpy())
   print(path)
 
 

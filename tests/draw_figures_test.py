@@ -1,5 +1,7 @@
 """Tests what the figures show, and runs the programs as a user does."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,6 +29,14 @@ def _artist(conditional, prior='standard', **changes):
   return draw_figures.Artist(
     distribution, preset, prior, images, condition
   ), images
+
+
+@pytest.fixture
+def eager():
+  """Runs functions without tracing, which takes longer where there are many."""
+  tf.config.run_functions_eagerly(True)
+  yield
+  tf.config.run_functions_eagerly(False)
 
 
 def _tile(picture, row, column, padding=1):
@@ -150,6 +160,66 @@ def test_larger_samples_are_by_the_prior_that_was_learned():
   assert picture.shape == (64 + 2, 3 * 65 + 1, 1)
   np.testing.assert_array_equal(picture[:, :65], picture[:, 65:130])
   assert len(np.unique(picture)) > 2
+
+
+@pytest.mark.usefixtures('eager')
+@pytest.mark.parametrize(
+  'count, rows', [pytest.param(1, 0, marks=pytest.mark.slow), (3, 1)]
+)
+def test_few_images_give_the_figures_that_they_allow(
+  count, rows, monkeypatch, tmp_path, capsys
+):
+  artist, images = _artist(conditional=False)
+  values = {'model_dir': str(tmp_path), 'data_dir': None, 'seed': 0}
+  flags = types.SimpleNamespace(**values)
+  monkeypatch.setattr(draw_figures, 'FLAGS', flags)
+  data = types.SimpleNamespace(arrays=lambda *_: (images[:count], None))
+  monkeypatch.setattr(image_data, 'load', lambda *_: data)
+  trained = {'dataset': 'digits', 'data_dir': None}
+  trained = artist.distribution, presets.preset('digits'), trained
+  monkeypatch.setattr(experiment, 'load_trained', lambda _: trained)
+  draw_figures.main([''])
+  left_out = ', and manifold.png is left out'
+  left_out += ', and interpolation.png is left out' * (not rows)
+  message = f'There are only {count} held-out images. So figures have fewer '
+  assert f'{message}images{left_out}.\n' in capsys.readouterr().out
+  pictures = {
+    path.stem: tf.io.decode_png(path.read_bytes()).numpy()
+    for path in (tmp_path / 'figures').iterdir()
+  }
+  assert 'manifold' not in pictures
+  assert ('interpolation' in pictures) == bool(rows)
+  samples = pictures['samples']
+  side = 8 * 65 + 1
+  assert samples.shape == (side, 2 * side + 8, 1)
+  for i in range(count):
+    np.testing.assert_array_equal(_tile(samples, 0, i), images[i])
+  assert np.all(_tile(samples, 0, count) == 16)  # A white place.
+  heights = {name: (len(p) - 1) // 65 for name, p in pictures.items()}
+  assert heights['compression'] == count
+  assert heights['reconstruction'] == 3
+  assert heights.get('interpolation', 0) == rows
+  assert heights['temperature'] == 8
+
+
+@pytest.mark.usefixtures('eager')
+def test_samples_repeat_the_conditions_of_few_images():
+  artist, images = _artist(conditional=True)
+  conditions = artist._condition[:3]
+  few = draw_figures.Artist(
+    artist.distribution, artist._preset, 'standard', images[:3], conditions
+  )
+  np.testing.assert_array_equal(
+    few._conditions(7), conditions[[0, 1, 2, 0, 1, 2, 0]]
+  )
+  assert few.samples().shape == artist.samples().shape
+
+
+def test_figures_that_cannot_be_written_are_named(tmp_path):
+  (tmp_path / 'figures').write_text('')
+  picture = np.zeros([2, 2, 1], np.uint8)
+  with pytest.raises(SystemExit, match=f'--model_dir={tmp_path} cannot be wri'):
+    draw_figures._write(tmp_path / 'figures' / 'samples.png', picture)
 
 
 @pytest.mark.slow
