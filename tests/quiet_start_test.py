@@ -18,7 +18,8 @@ _PROGRAMS = sorted({*_EXAMPLES.glob('*.py')} - {_EXAMPLES / 'quiet_start.py'})
 def start(tmp_path):
   """Returns a function that runs code as a program, after the import."""
   # It stands in for TensorFlow, whose C++ code writes to this file.
-  (tmp_path / 'tensorflow.py').write_text('import os; os.write(2, b"I0000\\n")')
+  stand_in = 'import os; os.write(2, b"I0000\\n")'
+  (tmp_path / 'tensorflow.py').write_text(stand_in)
 
   def run(code, *flags, sigint='default_int_handler'):
     code = f"""
@@ -51,18 +52,31 @@ def test_every_program_imports_it_first(path):
 @pytest.mark.parametrize(
   'flags, expected, messages',
   [
-    ([], '3 -1', ''),
-    (['--model_dir=v'], '3 -1', ''),
-    (['--verbosity=1'], 'None 1', 'I0000\n'),
-    (['-v', '0'], 'None 0', 'I0000\n'),
+    ([], '3 -1', 'ERROR:tensorflow:b\n'),
+    (['--model_dir=v'], '3 -1', 'ERROR:tensorflow:b\n'),
+    (
+      ['--verbosity=1'],
+      'None 1',
+      'I0000\nWARNING:tensorflow:a\nERROR:tensorflow:b\n',
+    ),
+    (
+      ['-v', '0'],
+      'None 0',
+      'I0000\nWARNING:tensorflow:a\nERROR:tensorflow:b\n',
+    ),
   ],
 )
 def test_only_verbosity_asks_for_messages(flags, expected, messages, start):
   code = """
+import logging
 from absl import app
 from absl import flags
 flags.DEFINE_string('model_dir', None, '')
 level = os.environ.get('TF_CPP_MIN_LOG_LEVEL')
+logging.basicConfig()
+logger = logging.getLogger('tensorflow')
+logger.warning('a')
+logger.error('b')
 app.run(lambda _: print(level, flags.FLAGS.verbosity))
 """
   done = start(code, *flags)
