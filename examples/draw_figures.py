@@ -62,7 +62,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'data_dir', None, 'The --data_dir of train.py (default: that of the run).'
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
+  model_dirs.define_seed('Seed of the samples.')
 
 
 class Artist:

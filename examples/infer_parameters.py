@@ -96,7 +96,7 @@ def define_flags() -> None:
   ):
     lower_bound = 1 if name == 'max_epochs' else 10
     flags.DEFINE_integer(name, default, help_text, lower_bound)
-  flags.DEFINE_integer('seed', 0, 'Seed of simulations, weights and samples.')
+  model_dirs.define_seed('Seed of simulations, weights and samples.')
 
 
 def load_simulations() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -83,7 +83,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     'learning_rate', 2e-3, 'Initial learning rate of Adam, which decays to 0.'
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of weights, samples and chains.')
+  model_dirs.define_seed('Seed of weights, samples and chains.')
 
 
 class Convolutions(tf.Module):

@@ -99,7 +99,7 @@ def define_flags() -> None:
   flags.DEFINE_float(
     'learning_rate', 5e-3, 'Initial learning rate of Adam, which decays to 0.'
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of weights, samples and chains.')
+  model_dirs.define_seed('Seed of weights, samples and chains.')
 
 
 def load_target() -> targets.Target:

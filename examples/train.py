@@ -181,8 +181,8 @@ def define_flags() -> None:
     False,
     'Whether to use deterministic operations only, which are slower.',
   )
-  flags.DEFINE_integer(
-    'seed', 0, 'Seed of the weights, the noise and the order of the data.'
+  model_dirs.define_seed(
+    'Seed of the weights, the noise and the order of the data.'
   )
 
 

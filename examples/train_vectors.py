@@ -140,8 +140,8 @@ def define_flags() -> None:
     'learning_rate': 'Initial learning rate of AdamW.',
   }.items():
     flags.DEFINE_float(name, None, help_text, lower_bound=0)
-  flags.DEFINE_integer(
-    'seed', 0, 'Seed of the split, the weights, the noise and the two moons.'
+  model_dirs.define_seed(
+    'Seed of the split, the weights, the noise and the two moons.'
   )
 
 

@@ -1,9 +1,11 @@
 """Tests errors about --model_dir, and that files are whole."""
 
+import functools
 import multiprocessing
 import os
 import socket
 
+from absl import flags
 import pytest
 
 from tfp_realnvp import model_dirs
@@ -41,6 +43,18 @@ def test_directory_in_use_is_named(tmp_path):
     model_dirs.make_model_dir(tmp_path)
   file.close()
   model_dirs.make_model_dir(tmp_path)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**31])
+def test_seed_is_of_31_bits(seed, monkeypatch):
+  values = flags.FlagValues()
+  define = functools.partial(flags.DEFINE_integer, flag_values=values)
+  monkeypatch.setattr(flags, 'DEFINE_integer', define)
+  model_dirs.define_seed('Seed.')
+  values(['program', f'--seed={2**31 - 1}'])
+  assert values.seed == 2**31 - 1
+  with pytest.raises(flags.Error, match=f'flag --seed={seed}: {seed} is not'):
+    values(['program', f'--seed={seed}'])
 
 
 def test_text_is_replaced(tmp_path):

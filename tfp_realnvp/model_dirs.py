@@ -1,4 +1,4 @@
-"""Directories that programs write their results to (--model_dir)."""
+"""Directories of programs (--model_dir), and other flags that they share."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,6 +16,7 @@ except ImportError:  # Windows has no such locks.
 
 __all__ = [
   'define_flag',
+  'define_seed',
   'exit_unless_writable',
   'make_model_dir',
   'replace_text',
@@ -34,6 +35,15 @@ def define_flag(help_text: str) -> None:
   flags.register_validator(
     'model_dir', lambda value: value != '', 'It must name a directory.'
   )
+
+
+def define_seed(help_text: str) -> None:
+  """Defines the flag --seed, which TensorFlow Probability limits to 31 bits.
+
+  Args:
+    help_text: What the seed is for.
+  """
+  flags.DEFINE_integer('seed', 0, help_text, 0, 2**31 - 1)
 
 
 def make_model_dir(model_dir: pathlib.Path, is_shared: bool = False) -> None:
