@@ -222,6 +222,34 @@ def set_defaults() -> None:
     FLAGS.cooldown_steps = FLAGS.num_steps // 2 if is_short else 0
 
 
+def build_strategy() -> tf.distribute.Strategy:
+  """Returns the strategy of --distribute.
+
+  Raises:
+    SystemExit: If its devices or workers are not found.
+  """
+  name = FLAGS.distribute
+  if FLAGS.tpu and name != 'tpu':
+    raise SystemExit(
+      f'--tpu={FLAGS.tpu} is for --distribute=tpu only, got '
+      f'--distribute={name}.'
+    )
+  if name == 'multi_worker' and not os.environ.get('TF_CONFIG'):
+    raise SystemExit(
+      '--distribute=multi_worker needs the environment variable TF_CONFIG, '
+      'which names the workers. For the GPUs of one machine use '
+      '--distribute=mirrored.'
+    )
+  try:
+    return STRATEGIES[name]()
+  except Exception as error:  # TensorFlow raises errors of many classes.
+    given = f', --tpu={FLAGS.tpu}' * (name == 'tpu')
+    reason, *_ = str(error).split('\n')
+    raise SystemExit(
+      f'--distribute={name}{given} cannot be used: {reason}'
+    ) from error
+
+
 def build_preset() -> presets.Preset:
   """Returns the preset with the values of the flags."""
   return experiment.vary(
@@ -254,7 +282,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
   set_defaults()
-  strategy = STRATEGIES[FLAGS.distribute]()
+  strategy = build_strategy()
   keras.utils.set_random_seed(FLAGS.seed)
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()

@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 import time
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from examples import train
 from tests import program_testing
 from tfp_realnvp.paper import reports
 
@@ -279,6 +281,39 @@ def test_float16_and_recomputation(tmp_path):
 def test_wrong_flags_end_in_one_clear_error(flag, message, tmp_path):
   flags = _digits(tmp_path, '--num_steps=40')
   assert message in _run(*flags, flag, expect=1)
+
+
+@pytest.mark.parametrize(
+  'distribute, tpu, config, message',
+  [
+    ('tpu', '', None, '--distribute=tpu, --tpu= cannot be used: Please provid'),
+    ('none', 'a', None, '--tpu=a is for --distribute=tpu only, got --distrib'),
+    ('multi_worker', '', None, '--distribute=multi_worker needs the environm'),
+    ('multi_worker', '', '{', '--distribute=multi_worker cannot be used: Expe'),
+  ],
+)
+def test_devices_that_are_not_found(
+  distribute, tpu, config, message, monkeypatch
+):
+  monkeypatch.delenv('TF_CONFIG', raising=False)
+  if config is not None:
+    monkeypatch.setenv('TF_CONFIG', config)
+  flags = types.SimpleNamespace(distribute=distribute, tpu=tpu)
+  monkeypatch.setattr(train, 'FLAGS', flags)
+  with pytest.raises(SystemExit, match=message):
+    train.build_strategy()
+
+
+def test_the_first_line_of_an_error_about_devices_is_shown(monkeypatch):
+  def connect():
+    raise RuntimeError('TPUs not found.\nRegistered devices: [CPU]')
+
+  flags = types.SimpleNamespace(distribute='tpu', tpu='local')
+  monkeypatch.setattr(train, 'FLAGS', flags)
+  monkeypatch.setitem(train.STRATEGIES, 'tpu', connect)
+  message = '--tpu=local cannot be used: TPUs not found.$'
+  with pytest.raises(SystemExit, match=message):
+    train.build_strategy()
 
 
 @pytest.mark.slow
