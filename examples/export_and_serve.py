@@ -1,4 +1,4 @@
-"""Exports a model that train.py trained and queries it as a server would.
+r"""Exports a model that train.py trained and queries it as a server would.
 
     python examples/export_and_serve.py --model_dir=runs/digits \
       --export_dir=runs/digits_serving/1
@@ -59,12 +59,10 @@ np.savez(answers, log_prob=log_prob, alone=alone)
 def define_flags() -> None:
   """Defines the flags. Importing the program does not define them."""
   model_dirs.define_flag('The --model_dir of train.py.')
-  flags.DEFINE_string(
-    'export_dir',
-    None,
+  model_dirs.define_flag(
     'Directory to write the SavedModel to, <base>/<version> for TensorFlow '
     'Serving.',
-    required=True,
+    'export_dir',
   )
   flags.DEFINE_string(
     'data_dir', None, 'The --data_dir of train.py (default: that of the run).'
@@ -88,10 +86,17 @@ def served_log_prob(
   with tempfile.TemporaryDirectory() as folder:
     questions, answers = f'{folder}/questions.npz', f'{folder}/answers.npz'
     np.savez(questions, **inputs)
-    subprocess.run(
+    done = subprocess.run(
       [sys.executable, '-c', _SERVER, export_dir, questions, answers],
-      check=True,
+      stderr=subprocess.PIPE,
+      text=True,
     )
+    if done.returncode:
+      *_, reason = ['', *done.stderr.splitlines()]
+      raise SystemExit(
+        f'--export_dir={export_dir} is written, but the process that queries '
+        f'it ended with status {done.returncode}: {reason}'
+      )
     answers = np.load(answers)
     assert answers['alone']
     return answers['log_prob']
@@ -138,12 +143,23 @@ def main(argv: list[str]) -> None:
       num_draws=FLAGS.num_draws,
       condition_size=preset.data.condition_size if conditional else None,
     )
-  except (OSError, ValueError) as error:
-    raise SystemExit(f'--export_dir={FLAGS.export_dir}: {error}') from error
-  served = served_log_prob(FLAGS.export_dir, inputs)
+    served = served_log_prob(FLAGS.export_dir, inputs)
+  except (OSError, ValueError, tf.errors.OpError) as error:
+    reason = str(error).split('}} ')[-1]  # Without the name of an operation.
+    raise SystemExit(f'--export_dir={FLAGS.export_dir}: {reason}') from error
   bits = tfp_realnvp.bits_per_dim(served.mean(), distribution.event_shape)
   print(f'Served: {bits:.3f} bits/dim of {len(images)} held-out images.')
-  if FLAGS.num_draws is None:
+  if FLAGS.num_draws is not None:
+    print(
+      f'This has {FLAGS.num_draws} draws of noise. The bits/dim of train.py '
+      'have one draw; more draws give fewer bits/dim.'
+    )
+  else:
+    print(
+      'This is the density at the middle of each bin, without noise. It is not '
+      'comparable with the bits/dim of train.py, which are an upper bound for '
+      'integers; those of an export with --num_draws=1 are.'
+    )
     library = library_log_prob(
       distribution, test.batches('test', limit=FLAGS.num_images)
     )

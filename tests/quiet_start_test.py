@@ -1,4 +1,4 @@
-"""Tests what the module sets, and that every program imports it first."""
+"""Tests what the module sets, and what all programs have in common."""
 
 import ast
 import os
@@ -47,6 +47,13 @@ def test_every_program_imports_it_first(path):
   assert ast.unparse(first) == (
     "if __name__ == '__main__':\n    import quiet_start"
   )
+
+
+@pytest.mark.parametrize('path', _PROGRAMS, ids=lambda path: path.stem)
+def test_help_shows_the_docstring_as_it_is(path):
+  text = path.read_text()
+  # A backslash at the end of a line must not join it to the next.
+  assert ast.get_docstring(ast.parse(text), clean=False) in text
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,16 @@ __all__ = [
 _LOCKS = {}  # Open files by their paths. Closing one would unlock it.
 
 
-def define_flag(help_text: str) -> None:
-  """Defines the flag --model_dir, which must be given and not be empty.
+def define_flag(help_text: str, name: str = 'model_dir') -> None:
+  """Defines the flag of a directory, which must be given and not be empty.
 
   Args:
     help_text: What the directory is for.
+    name: Name of the flag.
   """
-  flags.DEFINE_string('model_dir', None, help_text, required=True)
+  flags.DEFINE_string(name, None, help_text, required=True)
   flags.register_validator(
-    'model_dir', lambda value: value != '', 'It must name a directory.'
+    name, lambda value: value != '', 'It must name a directory.'
   )
 
 
