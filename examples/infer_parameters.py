@@ -187,7 +187,8 @@ def load(model_dir: pathlib.Path) -> posterior_flows.Posterior:
     raise SystemExit(
       f'--observation is needed to sample the posterior in {model_dir}.'
     )
-  return posterior_flows.load(model_dir)
+  with model_dirs.exit_if_damaged(model_dir / posterior_flows.DESCRIPTION):
+    return posterior_flows.load(model_dir)
 
 
 def train(
@@ -205,7 +206,10 @@ def train(
     with callbacks.keyboard_interrupts():
       results = posterior_flows.fit(posterior, theta, x, FLAGS.max_epochs)
   except FloatingPointError as error:
-    raise SystemExit(str(error)) from error
+    raise SystemExit(
+      f'{error} Use other --couplings, or leave out columns or rows of '
+      '--simulations with extreme values.'
+    ) from error
   except KeyboardInterrupt:
     raise SystemExit(130) from None
   posterior.save(model_dir)

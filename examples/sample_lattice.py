@@ -81,7 +81,10 @@ def define_flags() -> None:
   flags.DEFINE_float('mass_squared', -4.0, 'Coefficient of phi^2.')
   flags.DEFINE_float('coupling', 8.0, 'Coefficient of phi^4.', 0)
   flags.DEFINE_float(
-    'learning_rate', 2e-3, 'Initial learning rate of Adam, which decays to 0.'
+    'learning_rate',
+    2e-3,
+    'Initial learning rate of Adam, which decays to 0.',
+    lower_bound=0,
   )
   model_dirs.define_seed('Seed of weights, samples and chains.')
 

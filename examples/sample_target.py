@@ -97,7 +97,10 @@ def define_flags() -> None:
   ):
     flags.DEFINE_integer(name, default, help_text, 1)
   flags.DEFINE_float(
-    'learning_rate', 5e-3, 'Initial learning rate of Adam, which decays to 0.'
+    'learning_rate',
+    5e-3,
+    'Initial learning rate of Adam, which decays to 0.',
+    lower_bound=0,
   )
   model_dirs.define_seed('Seed of weights, samples and chains.')
 

@@ -140,15 +140,12 @@ def define_flags() -> None:
     'learning_rate': 'Initial learning rate of AdamW.',
   }.items():
     flags.DEFINE_float(name, None, help_text, lower_bound=0)
-  model_dirs.define_seed(
-    'Seed of the split, the weights, the noise and the two moons.'
-  )
+  model_dirs.define_seed('Seed of split, weights, noise and two moons.')
 
 
 def settings(num_rows: int) -> dict[str, table_flows.Settings]:
   """Returns the settings to try, with the flags that were given."""
-  given = {name: FLAGS[name].value for name in _SETTINGS}
-  given = {name: value for name, value in given.items() if value is not None}
+  given = {n: FLAGS[n].value for n in _SETTINGS if FLAGS[n].value is not None}
   names = (
     [FLAGS.settings] if FLAGS.settings else table_flows.candidates(num_rows)
   )
@@ -239,7 +236,8 @@ def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
     raise SystemExit(
       f'--model_dir={model_dir} has no flow. Give --dataset to train one.'
     )
-  flow = table_flows.load(model_dir)
+  with model_dirs.exit_if_damaged(model_dir / table_flows.DESCRIPTION):
+    flow = table_flows.load(model_dir)
   if FLAGS.score is None:
     return flow, np.array([])
   if not (model_dir / _HELD_OUT).exists():
@@ -247,7 +245,8 @@ def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
       f'--model_dir={model_dir} has no {_HELD_OUT}, because its run was '
       'killed. So there are no percentiles for --score.'
     )
-  return flow, np.loadtxt(model_dir / _HELD_OUT, ndmin=1)
+  with model_dirs.exit_if_damaged(model_dir / _HELD_OUT):
+    return flow, np.loadtxt(model_dir / _HELD_OUT, ndmin=1)
 
 
 def train(
@@ -299,11 +298,8 @@ def train(
     gaussian, best, count = diagnostics.gaussian_mixtures(
       whiten, *parts, FLAGS.seed
     )
-    results |= {
-      'gaussian': gaussian.mean(),
-      'mixture': best.mean(),
-      'components': count,
-    }
+    results |= {'gaussian': gaussian.mean(), 'mixture': best.mean()}
+    results['components'] = count
     print(
       f'Gaussian {gaussian.mean():.3f}, mixture of {count} Gaussians '
       f'{best.mean():.3f}.'
@@ -311,9 +307,8 @@ def train(
   if rows.shape[1] == 2:
     picture = figures.mapping(flow.distribution, parts[2][:2000])
     picture.savefig(model_dir / 'mapping.png')
-  model_dirs.replace_text(
-    model_dir / 'results.json', json.dumps(results, indent=2) + '\n'
-  )
+  text = json.dumps(results, indent=2) + '\n'
+  model_dirs.replace_text(model_dir / 'results.json', text)
   if status:
     raise SystemExit(status)
   return flow, held_out
@@ -339,11 +334,14 @@ def main(argv: list[str]) -> None:
     if table.shape[1] < 2:
       raise SystemExit(f'There must be at least two columns, got {names}.')
     other = load_other(list(table.columns))  # Its errors come before training.
-    flow, held_out = train(model_dir, table)
-  if FLAGS.score is not None:
-    scores(flow, held_out, other).to_csv(model_dir / 'scores.csv')
-  if FLAGS.num_samples is not None:
-    draw(flow, FLAGS.num_samples).to_csv(model_dir / 'samples.csv', index=False)
+    with model_dirs.exit_unless_writable(model_dir):
+      flow, held_out = train(model_dir, table)
+  with model_dirs.exit_unless_writable(model_dir):
+    if FLAGS.score is not None:
+      scores(flow, held_out, other).to_csv(model_dir / 'scores.csv')
+    if FLAGS.num_samples is not None:
+      rows = draw(flow, FLAGS.num_samples)
+      rows.to_csv(model_dir / 'samples.csv', index=False)
 
 
 if __name__ == '__main__':

@@ -134,6 +134,25 @@ def test_directory_without_a_run_is_named(tmp_path):
     experiment.load_trained(tmp_path)
 
 
+@pytest.mark.parametrize(
+  'contents, message',
+  [
+    ('{"dataset": ', 'JSONDecodeError: Expecting value'),
+    ('[]', "AttributeError: 'list' object has no attribute 'items'"),
+    ('{}', 'TypeError: .* missing 1 required positional argument'),
+    ('{"dataset": "digits", "num_scales": 0}', 'ValueError: `num_scales` must'),
+    (b'\xff', 'UnicodeDecodeError'),
+  ],
+)
+def test_flags_that_are_damaged_are_named(contents, message, tmp_path):
+  path = tmp_path / 'flags.json'
+  if isinstance(contents, str):
+    contents = contents.encode()
+  path.write_bytes(contents)
+  with pytest.raises(SystemExit, match=f'^{path} cannot be read: {message}'):
+    experiment.load_trained(tmp_path)
+
+
 @pytest.mark.parametrize('momentum', [-0.1, 1.0, np.nan])
 def test_averages_of_weights_need_a_momentum_below_1(momentum):
   distribution, preset = program_testing.build('digits', **_SMALL)
@@ -155,6 +174,10 @@ def test_best_model_stands_for_a_run_that_has_not_ended(tmp_path):
     np.testing.assert_array_equal(
       distribution.trainable_variables[0], model.trainable_variables[0]
     )
+  (path,) = (tmp_path / 'final').glob('*.data-*')
+  path.write_bytes(b'')
+  with pytest.raises(SystemExit, match='final/ckpt-0 cannot be read: [^\\n]*$'):
+    experiment.load_trained(tmp_path)
 
 
 @pytest.mark.parametrize('place', ['', 'best', 'final'])

@@ -1,5 +1,6 @@
 """Tests the posterior and the flags, and runs the program."""
 
+import collections
 import json
 import types
 
@@ -9,6 +10,7 @@ import pytest
 
 from examples import infer_parameters
 from tests import program_testing
+from tfp_realnvp import posterior_flows
 
 
 def _set_flags(monkeypatch, **changes):
@@ -123,6 +125,31 @@ def test_without_simulations_there_must_be_a_posterior(monkeypatch, tmp_path):
     infer_parameters.load(tmp_path)
   flags['max_epochs'] = types.SimpleNamespace(present=True, value=5)
   with pytest.raises(SystemExit, match='--max_epochs=5 needs --task or --sim'):
+    infer_parameters.load(tmp_path)
+
+
+def test_what_to_do_if_nothing_is_finite(monkeypatch, tmp_path):
+  def fit(*args):
+    raise FloatingPointError('The validation loss is nan.')
+
+  monkeypatch.setattr(posterior_flows, 'fit', fit)
+  _set_flags(monkeypatch, couplings='affine', max_epochs=2)
+  table = pd.DataFrame({'a': [1.0, 2.0]})
+  message = 'The validation loss is nan. Use other --couplings, or leave'
+  with pytest.raises(SystemExit, match=message):
+    infer_parameters.train(tmp_path, table, table)
+
+
+def test_a_posterior_that_is_damaged_is_named(monkeypatch, tmp_path):
+  path = tmp_path / posterior_flows.DESCRIPTION
+  path.write_text('{"theta": ')
+  flag = types.SimpleNamespace(present=False)
+
+  class Flags(collections.defaultdict):
+    observation = 'observation.csv'
+
+  monkeypatch.setattr(infer_parameters, 'FLAGS', Flags(lambda: flag))
+  with pytest.raises(SystemExit, match=f'^{path} cannot be read: JSONDecodeE'):
     infer_parameters.load(tmp_path)
 
 

@@ -117,3 +117,15 @@ def test_ctrl_c_keeps_the_best_weights_so_far(monkeypatch):
   interrupted(0)
   with pytest.raises(KeyboardInterrupt):
     posterior_flows.fit(posterior, theta.to_numpy(), x.to_numpy(), 5)
+
+
+def test_a_validation_loss_that_is_not_finite_is_an_error(monkeypatch):
+  def fit(self, *args, callbacks, **kwargs):
+    callbacks[-1].best = np.nan
+
+  monkeypatch.setattr(
+    posterior_flows.density_estimator.DensityEstimator, 'fit', fit
+  )
+  theta, x = _tables(20)
+  with pytest.raises(FloatingPointError, match='validation loss is nan'):
+    posterior_flows.fit(_posterior(theta, x), theta.to_numpy(), x.to_numpy(), 1)

@@ -75,6 +75,18 @@ def test_flags_are_kept_and_those_of_the_model_are_compared(tmp_path):
   assert read() == {'num_scales': 2, 'num_steps': 9}
 
 
+def test_files_that_are_damaged_are_named(tmp_path):
+  path = tmp_path / 'flags.json'
+  path.write_text('{"num_scales": 2')
+  with pytest.raises(SystemExit, match=f'^{path} cannot be read: JSONDecodeE'):
+    reports.prepare_model_dir(tmp_path, {}, {})
+  assert path.read_text() == '{"num_scales": 2'
+  path = tmp_path / 'metrics.csv'
+  path.write_text('step,loss\nx,2\n')
+  with pytest.raises(SystemExit, match=f'^{path} cannot be read: ValueError: '):
+    reports.Reports(tmp_path, 0, is_chief=False)
+
+
 def test_report_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
   def interrupted(*args):
     raise SystemExit

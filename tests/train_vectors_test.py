@@ -149,6 +149,13 @@ def test_without_a_data_set_there_must_be_a_flow(monkeypatch, tmp_path):
   flags['noise'] = types.SimpleNamespace(present=True, value=0.1)
   with pytest.raises(SystemExit, match='--noise=0.1 needs --dataset'):
     train_vectors.load(tmp_path)
+  flags['noise'] = types.SimpleNamespace(present=False)
+  path = tmp_path / table_flows.DESCRIPTION
+  path.write_text('{}')
+  with pytest.raises(
+    SystemExit, match=f"^{path} cannot be read: KeyError: 'sh"
+  ):
+    train_vectors.load(tmp_path)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ except ImportError:  # Windows has no such locks.
 __all__ = [
   'define_flag',
   'define_seed',
+  'exit_if_damaged',
   'exit_unless_writable',
   'make_model_dir',
   'replace_text',
@@ -94,6 +95,18 @@ def exit_unless_writable(model_dir: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     raise SystemExit(
       f'--model_dir={model_dir} cannot be written: {error}'
+    ) from error
+
+
+@contextlib.contextmanager
+def exit_if_damaged(path: pathlib.Path) -> Iterator[None]:
+  """Returns a context manager that exits with one line that names the file."""
+  try:
+    yield
+  except Exception as error:  # Readers raise errors of many classes.
+    reason, *_ = str(error).split('\n')
+    raise SystemExit(
+      f'{path} cannot be read: {type(error).__name__}: {reason}'
     ) from error
 
 

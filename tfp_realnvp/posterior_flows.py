@@ -185,6 +185,7 @@ def fit(
     `epochs`; `seconds`; and `interrupted`, whether Ctrl-C ended the training.
 
   Raises:
+    FloatingPointError: If no validation loss is finite.
     KeyboardInterrupt: On Ctrl-C before the end of the first epoch.
   """
   theta, x = posterior.theta.forward(theta), posterior.x.forward(x)
@@ -213,6 +214,8 @@ def fit(
       raise
     interrupted = True
     model.set_weights(best.best_weights)
+  if not np.isfinite(best.best):
+    raise FloatingPointError(f'The validation loss is {best.best}.')
   return {
     'validation_nats': float(best.best),
     'epochs': len(model.history.epoch),

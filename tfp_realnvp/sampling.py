@@ -90,7 +90,7 @@ def check_losses(losses: np.ndarray) -> None:
   step = np.flatnonzero(~np.isfinite(losses))[0]
   raise SystemExit(
     f'The loss is {losses[step]} at step {step}. The target must be finite for '
-    'all numbers; or lower --learning_rate.'
+    'all numbers and have a finite integral; or lower --learning_rate.'
   )
 
 

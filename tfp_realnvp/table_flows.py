@@ -283,7 +283,9 @@ def fit(
       print(f'Settings {name!r}: {-min(losses):.3f} nats of validation rows.')
   if not np.isfinite(keep_best.best):
     raise FloatingPointError(
-      f'No validation loss was finite with the settings {dict(settings)}.'
+      'No validation loss was finite with the settings '
+      f'{", ".join(settings)}. Lower the learning rate, or leave out columns '
+      'with extreme values.'
     )
   return load(model_dir)
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import model_dirs
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import moving_statistics
 from tfp_realnvp.paper import presets
@@ -247,14 +248,22 @@ def load_trained(
     checkpoint if there was no evaluation.
 
   Raises:
-    SystemExit: If there is no run or no checkpoint in `model_dir`.
+    SystemExit: If there is no run or no checkpoint in `model_dir`, or its files
+      are damaged.
   """
   try:
-    flags = json.loads((model_dir / 'flags.json').read_text())
+    text = (model_dir / 'flags.json').read_bytes()
   except OSError as error:
     raise SystemExit(
       f'--model_dir={model_dir} holds no training run: {error}'
     ) from error
+  with model_dirs.exit_if_damaged(model_dir / 'flags.json'):
+    flags = json.loads(text)
+    architecture = {k: v for k, v in flags.items() if k in ARCHITECTURE}
+    preset = preset_of_flags(**architecture)
+    distribution = build_distribution(
+      preset, flags.get('conditional', False), flags.get('prior', 'standard')
+    )
   with checkpoint_files.without_wildcards(model_dir) as directory:
     for name in ('final', 'best', ''):
       path = tf.train.latest_checkpoint(os.path.join(directory, name))
@@ -262,13 +271,9 @@ def load_trained(
         break
     else:
       raise SystemExit(f'--model_dir={model_dir} holds no checkpoint.')
-    architecture = {k: v for k, v in flags.items() if k in ARCHITECTURE}
-    preset = preset_of_flags(**architecture)
-    distribution = build_distribution(
-      preset, flags.get('conditional', False), flags.get('prior', 'standard')
-    )
-    checkpoint = tf.train.Checkpoint(distribution=distribution)
-    checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
+    with model_dirs.exit_if_damaged(model_dir / name / os.path.basename(path)):
+      status = tf.train.Checkpoint(distribution=distribution).restore(path)
+      status.expect_partial().assert_existing_objects_matched()
   return (
     distribution,
     preset,

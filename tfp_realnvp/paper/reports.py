@@ -49,7 +49,8 @@ def prepare_model_dir(
   """
   path = model_dir / 'flags.json'
   model_dirs.make_model_dir(model_dir, is_shared)
-  saved = json.loads(path.read_text()) if path.exists() else {}
+  with model_dirs.exit_if_damaged(path):
+    saved = dict(json.loads(path.read_bytes())) if path.exists() else {}
   for name, value in fixed.items():
     if saved.get(name, value) != value:
       raise SystemExit(
@@ -81,8 +82,9 @@ class Reports:
     self._rows = []
     path = model_dir / 'metrics.csv'
     if path.exists():
-      rows = csv.DictReader(path.read_text().splitlines())
-      self._rows = [row for row in rows if int(row['step']) <= step]
+      with model_dirs.exit_if_damaged(path):
+        rows = csv.DictReader(path.read_text().splitlines())
+        self._rows = [row for row in rows if int(row['step']) <= step]
     before = float(self._rows[-1]['seconds']) if self._rows else 0
     self._start = time.time() - before
     if is_chief:
