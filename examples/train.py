@@ -109,10 +109,9 @@ def define_flags() -> None:
     'hidden_channels': 'Number of hidden channels of the networks, first scale '
     f'({paper}).',
     'batch_size': f'Number of images per training step ({paper}).',
-    'num_steps': 'Total number of training steps (default: 100,000, for digits '
-    '400).',
-    'evaluate_every': 'Number of steps between evaluations (default: 1,000, '
-    'for digits 200).',
+    'num_steps': f'Total number of training steps ({_length("num_steps")}).',
+    'evaluate_every': 'Number of steps between evaluations '
+    f'({_length("evaluate_every")}).',
   }.items():
     flags.DEFINE_integer(name, None, help_text, lower_bound=1)
   for name, help_text in {
@@ -133,7 +132,8 @@ def define_flags() -> None:
     'cooldown_steps',
     None,
     'Number of steps at the end over which the learning rate falls linearly to '
-    '0 (default: 0 as in the paper, for digits and MNIST half of all steps).',
+    f'0 (default: 0 as in the paper, for {" and ".join(_LENGTHS)} half of all '
+    'steps).',
     lower_bound=0,
   )
   flags.DEFINE_integer(
@@ -184,6 +184,12 @@ def define_flags() -> None:
   model_dirs.define_seed(
     'Seed of the weights, the noise and the order of the data.'
   )
+
+
+def _length(name: str) -> str:
+  """Returns the defaults of a flag, for its help text."""
+  own = [f', for {dataset} {v[name]:,}' for dataset, v in _LENGTHS.items()]
+  return f'default: {_LENGTH[name]:,}{"".join(own)}'
 
 
 def architecture() -> dict[str, Any]:

@@ -283,6 +283,13 @@ def test_wrong_flags_end_in_one_clear_error(flag, message, tmp_path):
   assert message in _run(*flags, flag, expect=1)
 
 
+def test_help_has_the_defaults_of_every_data_set():
+  expected = 'default: 100,000, for digits 400, for mnist 10,000'
+  assert train._length('num_steps') == expected
+  expected = 'default: 1,000, for digits 200, for mnist 500'
+  assert train._length('evaluate_every') == expected
+
+
 @pytest.mark.parametrize(
   'distribute, tpu, config, message',
   [
