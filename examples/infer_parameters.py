@@ -249,18 +249,20 @@ def main(argv: list[str]) -> None:
   results = {}
   if not is_loaded:
     model_dirs.make_model_dir(model_dir)
-    posterior, results = train(model_dir, *simulations)
+    with model_dirs.exit_unless_writable(model_dir):
+      posterior, results = train(model_dir, *simulations)
   if observation is not None:
     samples = posterior.sample(FLAGS.num_samples, observation)[:, 0]
-    pd.DataFrame(samples, columns=names[0]).to_csv(
-      model_dir / 'samples.csv', index=False
-    )
     drawn = slice(_MAX_DRAWN)
-    figures.corner(
+    picture = figures.corner(
       samples[:, drawn],
       names[0][drawn],
       None if reference is None else reference[:, drawn],
-    ).savefig(model_dir / 'corner.png', dpi=150)
+    )
+    with model_dirs.exit_unless_writable(model_dir):
+      table = pd.DataFrame(samples, columns=names[0])
+      table.to_csv(model_dir / 'samples.csv', index=False)
+      picture.savefig(model_dir / 'corner.png', dpi=150)
     if FLAGS.task is not None:
       inside = simulators.TASKS[FLAGS.task].contains(samples)
       results['share_outside_prior'] = float(np.mean(~inside))
@@ -268,7 +270,8 @@ def main(argv: list[str]) -> None:
     results['c2st'] = diagnostics.c2st(samples, reference)
   text = json.dumps(results, indent=2)
   name = 'observation.json' if is_loaded else 'results.json'
-  model_dirs.replace_text(model_dir / name, text + '\n')
+  with model_dirs.exit_unless_writable(model_dir):
+    model_dirs.replace_text(model_dir / name, text + '\n')
   print(text)
   if results.get('interrupted'):
     raise SystemExit(130)

@@ -207,7 +207,8 @@ def main(argv: list[str]) -> None:
   )
   seconds = time.perf_counter() - start
   sampling.check_losses(losses)
-  tf.train.Checkpoint(flow=flow).write(str(model_dir / 'flow'))
+  with model_dirs.exit_unless_writable(model_dir, tf.errors.OpError):
+    tf.train.Checkpoint(flow=flow).write(str(model_dir / 'flow'))
   draw = functools.partial(
     sampling.importance_sample,
     log_prob,
@@ -237,10 +238,11 @@ def main(argv: list[str]) -> None:
     'flow': observables(chain),
     'hmc': observables(hmc.samples),
   }
-  (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
-  figures.lattice_fields(chain, hmc.samples).savefig(
-    model_dir / 'fields.png', dpi=100
-  )
+  with model_dirs.exit_unless_writable(model_dir):
+    (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+    figures.lattice_fields(chain, hmc.samples).savefig(
+      model_dir / 'fields.png', dpi=100
+    )
   print_report(report)
 
 

@@ -222,15 +222,18 @@ def main(argv: list[str]) -> None:
   )
   seconds = time.perf_counter() - start
   sampling.check_losses(losses)
-  tf.train.Checkpoint(distribution=distribution).write(str(model_dir / 'flow'))
+  with model_dirs.exit_unless_writable(model_dir, tf.errors.OpError):
+    checkpoint = tf.train.Checkpoint(distribution=distribution)
+    checkpoint.write(str(model_dir / 'flow'))
   x, log_weights = sampling.importance_sample(
     target.log_prob, distribution, 1000 * FLAGS.num_batches, seed=FLAGS.seed
   )
   chains = run_samplers(target, distribution)
   report = describe(target, distribution, losses, x, log_weights, chains)
   report['training_seconds'] = seconds
-  (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
-  write_samples(target, model_dir, x, log_weights, chains)
+  with model_dirs.exit_unless_writable(model_dir):
+    (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+    write_samples(target, model_dir, x, log_weights, chains)
   print_report(report)
 
 

@@ -7,6 +7,7 @@ import socket
 
 from absl import flags
 import pytest
+import tensorflow as tf
 
 from tfp_realnvp import model_dirs
 
@@ -18,6 +19,18 @@ def test_directory_that_cannot_be_written_is_named(tmp_path):
   file.touch()
   with pytest.raises(SystemExit, match='file/run cannot be written: .*Not a d'):
     model_dirs.make_model_dir(file / 'run')
+
+
+def test_errors_of_writing_are_one_line():
+  message = '{{function_node a/b:0}} runs/a/flow; No space left on device'
+  error = tf.errors.ResourceExhaustedError(None, None, message)
+  expected = '--model_dir=runs/a cannot be written: runs/a/flow; No space left'
+  with pytest.raises(SystemExit, match=f'^{expected} on device$'):
+    with model_dirs.exit_unless_writable('runs/a', tf.errors.OpError):
+      raise error
+  with pytest.raises(tf.errors.ResourceExhaustedError):
+    with model_dirs.exit_unless_writable('runs/a'):
+      raise error
 
 
 def test_directory_in_use_is_named(tmp_path):

@@ -88,13 +88,21 @@ def _lock(model_dir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def exit_unless_writable(model_dir: pathlib.Path) -> Iterator[None]:
-  """Returns a context manager that exits with one line on an `OSError`."""
+def exit_unless_writable(
+  model_dir: pathlib.Path, *errors: type[Exception]
+) -> Iterator[None]:
+  """Returns a context manager that exits with one line on an `OSError`.
+
+  Args:
+    model_dir: Value of --model_dir.
+    *errors: Other classes that count as an `OSError`, such as TensorFlow's.
+  """
   try:
     yield
-  except OSError as error:
+  except (OSError, *errors) as error:
+    reason = str(error).split('}} ')[-1]  # Without TensorFlow's operation.
     raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {error}'
+      f'--model_dir={model_dir} cannot be written: {reason}'
     ) from error
 
 
