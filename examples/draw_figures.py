@@ -271,7 +271,9 @@ def main(argv: list[str]) -> None:
   distribution, preset, trained = experiment.load_trained(model_dir)
   conditional = trained.get('conditional', False)
   data_dir = FLAGS.data_dir or trained['data_dir']
-  data = image_data.load(preset, trained['dataset'], data_dir, conditional)
+  data = image_data.load(
+    preset, trained['dataset'], data_dir, conditional, model_dir
+  )
   images, condition = data.arrays('test', _NUM_IMAGES)
   artist = Artist(
     distribution,

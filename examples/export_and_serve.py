@@ -125,12 +125,13 @@ def library_log_prob(
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}.')
-  distribution, preset, trained = experiment.load_trained(
-    pathlib.Path(FLAGS.model_dir)
-  )
+  model_dir = pathlib.Path(FLAGS.model_dir)
+  distribution, preset, trained = experiment.load_trained(model_dir)
   conditional = trained.get('conditional', False)
   data_dir = FLAGS.data_dir or trained['data_dir']
-  test = image_data.load(preset, trained['dataset'], data_dir, conditional)
+  test = image_data.load(
+    preset, trained['dataset'], data_dir, conditional, model_dir
+  )
   images, condition = test.arrays('test', FLAGS.num_images)
   inputs = {'images': images}
   if conditional:

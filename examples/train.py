@@ -78,7 +78,7 @@ def define_flags() -> None:
     'data_dir',
     None,
     'Directory of TensorFlow Datasets (default: that of TFDS), or the folder '
-    'of images for --dataset=folder.',
+    'of images for --dataset=folder. They are rotated as their EXIF tag says.',
   )
   model_dirs.define_flag(
     'Directory to write checkpoints, metrics and images to.'
@@ -88,6 +88,17 @@ def define_flags() -> None:
     64,
     'Height and width of the images for --dataset=folder.',
     lower_bound=4,
+  )
+  flags.DEFINE_boolean(
+    'grayscale',
+    False,
+    'Whether to use shades of gray, one channel, for --dataset=folder.',
+  )
+  flags.DEFINE_boolean(
+    'flip',
+    None,
+    'Whether to flip training images horizontally at random (default: as in '
+    'the paper, and for --dataset=folder). Text needs --noflip.',
   )
   flags.DEFINE_boolean(
     'conditional',
@@ -211,13 +222,15 @@ def all_flags() -> dict[str, Any]:
 
 def set_defaults() -> None:
   """Sets flags that were not given to their default for the data set."""
-  if FLAGS['image_size'].present and FLAGS.dataset != 'folder':
-    raise SystemExit(
-      f'--image_size={FLAGS.image_size} is for --dataset=folder only, got '
-      f'--dataset={FLAGS.dataset}.'
-    )
+  for name in ('image_size', 'grayscale'):
+    if FLAGS[name].present and FLAGS.dataset != 'folder':
+      raise SystemExit(
+        f'--{name}={FLAGS[name].value} is for --dataset=folder only, got '
+        f'--dataset={FLAGS.dataset}.'
+      )
   preset = presets.preset(FLAGS.dataset, FLAGS.image_size)
   values = vars(preset) | vars(preset.training) | vars(preset.networks)
+  values |= vars(preset.data)
   values['lagged_batch_norm'] = preset.batch_norm.lagged
   values |= _LENGTHS.get(FLAGS.dataset, _LENGTH)
   for name, value in values.items():
@@ -263,6 +276,7 @@ def build_preset() -> presets.Preset:
     batch_size=FLAGS.batch_size,
     learning_rate=FLAGS.learning_rate,
     clip_norm=FLAGS.clip_norm,
+    flip=FLAGS.flip,
     l2_coefficient=FLAGS.l2_coefficient,
     momentum=FLAGS.momentum,
     synchronized=FLAGS.synchronized,
@@ -299,10 +313,13 @@ def main(argv: list[str]) -> None:
   is_shared = FLAGS.distribute == 'multi_worker'
   reports.prepare_model_dir(model_dir, fixed, others, is_shared)
   images = image_data.load(
-    presets.preset(FLAGS.dataset, FLAGS.image_size),
+    experiment.preset_of_flags(
+      FLAGS.dataset, FLAGS.image_size, grayscale=FLAGS.grayscale
+    ),
     FLAGS.dataset,
     FLAGS.data_dir,
     FLAGS.conditional,
+    model_dir,
   )
   try:
     preset = build_preset()

@@ -1,7 +1,5 @@
 """Tests how images are prepared and the order in which they are read."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -191,74 +189,6 @@ def test_images_without_labels_cannot_be_conditional():
   preset = tfp_realnvp.preset('imagenet32')
   with pytest.raises(SystemExit, match='--dataset=imagenet32 have no labels'):
     image_data.load(preset, 'imagenet32', conditional=True)
-
-
-def _write_images(folder, count):
-  """Writes uniformly grey images, `10 i`, of several sizes and formats."""
-  (folder / 'below').mkdir()
-  for i in range(count):
-    grey = np.full([5 + i, 9 - i % 4, 3], 10 * i, np.uint8)
-    name, encode = [
-      (f'{i}.png', tf.io.encode_png),
-      (f'below/{i}.jpg', tf.io.encode_jpeg),
-    ][i % 2]
-    tf.io.write_file(str(folder / name), encode(grey))
-
-
-def test_folder_of_images(tmp_path, caplog):
-  _write_images(tmp_path, 20)
-  (tmp_path / 'broken.png').write_bytes(b'\x89PNG no more')
-  (tmp_path / 'notes.txt').write_text('not an image')
-  (tmp_path / '.hidden').write_text('not looked at')
-  caplog.set_level('WARNING', logger='absl')
-  preset = presets.preset('folder', image_size=4)
-  data = image_data.load(preset, 'folder', str(tmp_path))
-  message = caplog.text
-  assert '2 of 22 files' in message
-  assert 'broken.png' in message and 'notes.txt' in message
-  train, _ = data.arrays('train')
-  test, _ = data.arrays('test')
-  hashes = [
-    hashlib.sha256(path.read_bytes()).digest()
-    for path in [*tmp_path.glob('[0-9]*.png'), *tmp_path.glob('below/*')]
-  ]
-  count = max(1, sum(value[0] < 25 for value in hashes))
-  assert len(hashes) == 20
-  assert test.shape == (count, 4, 4, 3)
-  assert train.shape == (20 - count, 4, 4, 3)
-  greys = np.concatenate([train, test])
-  assert np.all(np.ptp(greys, axis=(1, 2, 3)) <= 1)
-  np.testing.assert_allclose(
-    np.sort(greys.mean((1, 2, 3))), 10 * np.arange(20), atol=1
-  )
-  batches = data.training_batches(18, seed=0)
-  assert next(iter(batches)).shape == (18, 4, 4, 3)
-
-
-def _held_out(folder):
-  preset = presets.preset('folder', image_size=4)
-  images, _ = image_data.load(preset, 'folder', str(folder)).arrays('test')
-  return {round(float(image.mean()) / 10) for image in images}
-
-
-def test_images_stay_held_out_when_others_are_added(tmp_path):
-  _write_images(tmp_path, 25)
-  before = _held_out(tmp_path)
-  # A copy is on the side of its original.
-  (tmp_path / 'a.png').write_bytes((tmp_path / '2.png').read_bytes())
-  for i in range(10):
-    noise = np.random.default_rng(i).integers(200, 256, [5, 5, 3], np.uint8)
-    path = str(tmp_path / f'noise{i}.png')
-    tf.io.write_file(path, tf.io.encode_png(noise))
-    assert _held_out(tmp_path) & set(range(19)) == before & set(range(19))
-
-
-@pytest.mark.parametrize('folder', [None, 'nowhere', 'empty'])
-def test_folder_without_images_is_named(folder, tmp_path):
-  (tmp_path / 'empty').mkdir()
-  path = folder and str(tmp_path / folder)
-  with pytest.raises(SystemExit, match=f'--data_dir={path}'):
-    image_data.load(presets.preset('folder'), 'folder', path)
 
 
 def test_data_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Runs the program as a user does, with a small model of digits."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -246,6 +247,31 @@ def test_damaged_data_are_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_folder_of_gray_photos(tmp_path):
+  for i in range(20):
+    image = np.random.default_rng(i).integers(0, 256, [16, 24, 3], np.uint8)
+    path = str(tmp_path / f'{i}.jpg')
+    tf.io.write_file(path, tf.io.encode_jpeg(image))
+  run = tmp_path / 'run'
+  output = _run(
+    '--dataset=folder',
+    f'--data_dir={tmp_path}',
+    '--image_size=8',
+    '--grayscale',
+    '--noflip',
+    '--num_steps=2',
+    f'--model_dir={run}',
+    *_SMALL,
+  )
+  assert f'Reading 20 files of --data_dir={tmp_path}.' in output
+  assert 'Step 2: test bits/dim' in output
+  flags = json.loads((run / 'flags.json').read_text())
+  assert (flags['grayscale'], flags['flip']) == (True, False)
+  picture = tf.io.read_file(str(run / 'samples-0000002.png'))
+  assert tf.io.decode_png(picture).shape[-1] == 1
+
+
+@pytest.mark.slow
 def test_float16_and_recomputation(tmp_path):
   flags = ['--compute_dtype=float16', '--recompute_networks']
   output = _run(*_digits(tmp_path, '--num_steps=20', *flags))
@@ -269,6 +295,7 @@ def test_float16_and_recomputation(tmp_path):
         ('--clip_norm=inf', '`clip_norm` must be finite and at least 0'),
         ('--l2_coefficient=nan', '`l2_coefficient` must be finite'),
         ('--image_size=64', '--image_size=64 is for --dataset=folder only'),
+        ('--grayscale', '--grayscale=True is for --dataset=folder only'),
         ('--model_dir=', 'It must name a directory'),
         ('--cooldown_steps=50', '`num_steps`, 40; got 50'),
         ('--compute_dtype=int8', 'flag --compute_dtype=int8'),

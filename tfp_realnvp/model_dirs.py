@@ -5,6 +5,7 @@ import contextlib
 import os
 import pathlib
 import socket
+import threading
 
 from absl import flags
 from absl import logging
@@ -20,6 +21,7 @@ __all__ = [
   'exit_if_damaged',
   'exit_unless_writable',
   'make_model_dir',
+  'replace_file',
   'replace_text',
 ]
 
@@ -119,7 +121,13 @@ def exit_if_damaged(path: pathlib.Path) -> Iterator[None]:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file atomically."""
-  replacement = path.with_name(f'{path.name}.{os.getpid()}')
-  replacement.write_text(text)
+  """Writes a text file atomically."""
+  replace_file(path, text.encode())
+
+
+def replace_file(path: pathlib.Path, contents: bytes) -> None:
+  """Writes a file atomically, also if several threads write the same one."""
+  writer = f'{os.getpid()}.{threading.get_ident()}'
+  replacement = path.with_name(f'{path.name}.{writer}')
+  replacement.write_bytes(contents)
   replacement.replace(path)

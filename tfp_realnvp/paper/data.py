@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-from concurrent import futures
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from typing import Any
 
@@ -13,6 +11,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.paper import folders
 from tfp_realnvp.paper import presets
 
 __all__ = ['Data', 'load', 'prepare_image']
@@ -20,9 +19,6 @@ __all__ = ['Data', 'load', 'prepare_image']
 # Images are shuffled in windows of this size, which are held in memory as
 # encoded images.
 _SHUFFLE_WINDOW = 50_000
-# Of a folder, a tenth of all possible hashes.
-_LAST_HELD_OUT = bytes([256 // 10])
-
 
 # Training and test elements, and the function that reads the image of one.
 _Loaded = tuple[tf.data.Dataset, tf.data.Dataset, Callable[[Any], tf.Tensor]]
@@ -133,6 +129,7 @@ def load(
   name: str,
   data_dir: str | None = None,
   conditional: bool = False,
+  model_dir: pathlib.Path | None = None,
 ) -> Data:
   """Loads a data set.
 
@@ -141,6 +138,8 @@ def load(
     name: Name of the data set, see `presets.preset`.
     data_dir: Directory of TFDS, or the folder of images for 'folder'.
     conditional: Whether to return conditions with the images.
+    model_dir: Directory of the run, for 'folder' only. It gets small copies of
+      the images.
 
   Raises:
     SystemExit: If the data cannot be found or read.
@@ -152,7 +151,9 @@ def load(
   if name == 'digits':
     train, test, read = _load_digits()
   elif name == 'folder':
-    train, test, read = _load_folder(data_dir)
+    train, test, read = folders.load(
+      data_dir, model_dir, preset.data.smallest_side, preset.image_shape[-1]
+    )
   else:
     train, test, read = _load_tfds(preset, data_dir, conditional)
 
@@ -286,64 +287,3 @@ def _load_tfds(
   )
   decode = builder.info.features['image'].decode_example
   return train, test, lambda element: decode(element['image'])
-
-
-def _load_folder(folder: str | None) -> _Loaded:
-  """Loads the images of a folder, and holds out about a tenth of them."""
-  if folder is None or not pathlib.Path(folder).is_dir():
-    raise SystemExit(
-      f'--dataset=folder needs a folder of images, got --data_dir={folder}.'
-    )
-  paths = sorted(
-    str(path)
-    for path in pathlib.Path(folder).rglob('*')
-    if path.is_file() and not path.name.startswith('.')
-  )
-  with futures.ThreadPoolExecutor() as pool:
-    digests = dict(zip(paths, pool.map(_digest_of_image, paths)))
-  unreadable = [path for path in paths if not digests[path]]
-  images = [path for path in paths if digests[path]]
-  if len(unreadable):
-    logging.warning(
-      'Skipped %d of %d files in --data_dir=%s that cannot be read as images: '
-      '%s',
-      len(unreadable),
-      len(paths),
-      folder,
-      ', '.join(unreadable),
-    )
-  if len(images) < 2:
-    raise SystemExit(
-      f'--data_dir={folder} must contain at least two images, one to train on '
-      f'and one to hold out; found {len(images)}.'
-    )
-  # By what is in a file, so that images that are added later leave the others
-  # where they are, and copies of an image stay together.
-  images.sort(key=digests.get)
-  num_test = sum(digests[path] < _LAST_HELD_OUT for path in images)
-  num_test = min(max(1, num_test), len(images) - 1)
-  test, train = (
-    tf.data.Dataset.from_tensor_slices({'image': part})
-    for part in (images[:num_test], images[num_test:])
-  )
-  return train, test, lambda element: _read_image(element['image'])
-
-
-def _read_image(file: str | tf.Tensor) -> tf.Tensor:
-  return _decode_image(tf.io.read_file(file))
-
-
-def _decode_image(contents: tf.Tensor) -> tf.Tensor:
-  image = tf.io.decode_image(contents, channels=3, expand_animations=False)
-  return tf.ensure_shape(image, [None, None, 3])
-
-
-def _digest_of_image(file: str) -> bytes | None:
-  """Returns a hash of the contents of a file, or `None` if it is no image."""
-  try:
-    contents = tf.io.read_file(file)
-    if tf.size(_decode_image(contents)) > 0:
-      return hashlib.sha256(contents.numpy()).digest()
-  except tf.errors.OpError:
-    pass
-  return None

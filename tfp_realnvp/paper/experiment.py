@@ -35,6 +35,7 @@ __all__ = [
 ARCHITECTURE = (
   'dataset',
   'image_size',
+  'grayscale',
   'conditional',
   'prior',
   'num_scales',
@@ -218,6 +219,7 @@ def preset_of_flags(
   image_size: int = 64,
   conditional: bool = False,
   prior: str = 'standard',
+  grayscale: bool = False,
   **changes: Any,
 ) -> presets.Preset:
   """Returns the preset for the `ARCHITECTURE` flags of `train.py`.
@@ -227,9 +229,12 @@ def preset_of_flags(
     image_size: See `presets.preset`.
     conditional: Not used, see `build_distribution`.
     prior: Not used, see `build_distribution`.
+    grayscale: Whether the images have one channel, for 'folder' only.
     **changes: See `vary`.
   """
   del conditional, prior
+  if grayscale:
+    changes['image_shape'] = (image_size, image_size, 1)
   return vary(presets.preset(dataset, image_size), **changes)
 
 
