@@ -85,6 +85,7 @@ def test_run_stopped_by_ctrl_c_goes_on_and_finishes(tmp_path):
   assert tf.train.latest_checkpoint(tmp_path).endswith(f'ckpt-{step}')
 
   output = _run(*flags, f'--num_steps={step + 5}')
+  assert f'Resuming at step {step} of {step + 5}.' in output
   assert f'Step {step + 5}: test bits/dim' in output
   steps = [int(row['step']) for row in _rows(tmp_path)]
   assert steps == sorted(set(steps))
@@ -183,7 +184,7 @@ def test_run_killed_anywhere_ends_in_the_same_weights(undisturbed, tmp_path):
     in_write += _kill(process, tmp_path, i % 2 == 0, rng.uniform(0, 1.5))
     assert process.returncode == -signal.SIGKILL
   output = _run(*_digits(tmp_path, *_DETERMINISTIC))
-  assert 'Going on from step' in output
+  assert 'Resuming at step' in output
   print(f'{_NUM_KILLS} kills, {in_write} of them during a write.')
   assert not list(tmp_path.glob('ckpt-*temp*'))
   _assert_same(tmp_path, undisturbed)

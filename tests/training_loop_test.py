@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -69,10 +71,31 @@ def _saved(images, ema_momentum, directory):
   return int(model.step.numpy()), metrics['bits_per_dim']
 
 
-@pytest.mark.parametrize('ema_momentum', [None, 0.8])
+def _check_lines(output, rows, model_dir, on_terminal):
+  """Checks what is printed before the first step and at evaluations."""
+  lines = output.splitlines()
+  assert lines[0] == (
+    '64 images to train on and 32 held out, of shape (8, 8, 1).'
+  )
+  assert re.fullmatch(
+    rf'[\d,]+ parameters\. Writing to --model_dir={model_dir}\.', lines[1]
+  )
+  assert lines[2] == 'Starting at step 0 of 6.'
+  for step, value in rows.items():
+    pattern = (
+      rf'Step {step}: train .*, test {value:.3f} bits/dim, .* s per step'
+    )
+    assert re.search(pattern, output)
+  assert ('Steps 3 to 4 of 6:' in lines) == bool(on_terminal)
+  assert ('\x08' in output) == bool(on_terminal)  # Keras's progress bar.
+  assert on_terminal or len(lines) == 8
+
+
+@pytest.mark.parametrize('ema_momentum, on_terminal', [(None, 0), (0.8, 1)])
 def test_saved_models_are_those_that_were_evaluated(
-  ema_momentum, images, tmp_path, stop, capsys
+  ema_momentum, on_terminal, images, tmp_path, stop, capsys, monkeypatch
 ):
+  monkeypatch.setattr(sys.stdout, 'isatty', lambda: on_terminal)
   model = _model(images, ema_momentum)
   rows = _run(images, model, tmp_path, stop)
   assert list(rows) == [2, 4, 6]
@@ -85,6 +108,7 @@ def test_saved_models_are_those_that_were_evaluated(
   output = capsys.readouterr().out
   assert f'Step 6: test bits/dim {final:.3f} (non-finite: 0 of 32' in output
   assert f'best during training {value:.3f} at step {best};' in output
+  _check_lines(output, rows, tmp_path, on_terminal)
   # The newest checkpoint has the weights and the statistics of training.
   step, newest = _saved(images, ema_momentum, tmp_path)
   assert step == 6

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
+import sys
+import time
 
 import keras
 import tensorflow as tf
@@ -115,14 +117,31 @@ class TrainingLoop:
 
   def run(self) -> None:
     """Goes on from the newest checkpoint, trains, and saves the final model."""
-    if self._checkpoints.restore(epoch_steps=self._schedule.evaluate_every):
+    resumes = self._checkpoints.restore(self._schedule.evaluate_every)
+    if resumes:
       self._stop.saved_step = self.step
-      print(f'Going on from step {self.step}.')
+    self._print(self._beginning(resumes))
     self._report = reports.Reports(
       self._model_dir, self.step, self._checkpoints.is_chief, self._seed
     )
     self._train()
     self._finish()
+
+  def _print(self, text: str) -> None:
+    if self._checkpoints.is_chief:
+      print(text, flush=True)
+
+  def _beginning(self, resumes: bool) -> str:
+    """Returns what to print before the first step."""
+    images, end = self._images, self._schedule.num_steps
+    sizes = [v.shape.num_elements() for v in self._model.trainable_variables]
+    step = f'Resuming at step {self.step}' if resumes else 'Starting at step 0'
+    return (
+      f'{images.num_train:,} images to train on and {images.num_test:,} held '
+      f'out, of shape {images.preset.image_shape}.\n'
+      f'{sum(sizes):,} parameters. Writing to --model_dir={self._model_dir}.\n'
+      f'{step} of {end}.'
+    )
 
   def _train(self) -> None:
     every, end = self._schedule.evaluate_every, self._schedule.num_steps
@@ -131,13 +150,18 @@ class TrainingLoop:
       training.learning_rate, end, self._schedule.cooldown_steps
     )
     keep = [callbacks.KeepTrainingWeights()] if self._averages else []
+    shows_bar = sys.stdout.isatty()
+    seconds = None
     while True:
       step = self.step
       if step > self._report.step and (step % every == 0 or step == end):
-        self._evaluate_and_report()
+        self._evaluate_and_report(seconds)
       if step >= end:
         return
       until = min((step // every + 1) * every, end)
+      if shows_bar:
+        self._print(f'Steps {step + 1} to {until} of {end}:')
+      start = time.monotonic()
       with self._stop.deferred():
         self._model.fit(
           self._images.training_batches(
@@ -145,14 +169,17 @@ class TrainingLoop:
           ),
           steps_per_epoch=until - step,
           shuffle=False,
+          verbose='auto' if shows_bar else 0,
           callbacks=[cooldown, *keep, self._checkpoints, self._stop],
         )
         # Saving would wait for the other workers, which may be at another step.
         if not (self._stop.signal and _has_workers(self._model)):
           self._checkpoints.save()
           self._stop.saved_step = self.step
+      seconds = (time.monotonic() - start) / (until - step)
 
-  def _evaluate_and_report(self) -> None:
+  def _evaluate_and_report(self, seconds: float | None) -> None:
+    """Evaluates the model, and reports that and the seconds of a step."""
     # Read the metrics of training first, because evaluation resets them.
     metrics = self._model.get_metrics_result()
     metrics = {f'train_{k}': float(v) for k, v in metrics.items()}
@@ -161,6 +188,11 @@ class TrainingLoop:
       if self._report.is_best(metrics):
         self._save('best')
       self._report.write(self.step, metrics, self._model, self._images)
+    self._print(
+      f'Step {self.step}: train {metrics["train_bits_per_dim"]:.3f}, '
+      f'test {metrics["test_bits_per_dim"]:.3f} bits/dim'
+      + (f', {seconds:.3g} s per step.' if seconds else '.')
+    )
 
   @contextlib.contextmanager
   def _as_evaluated(self) -> Iterator[None]:
