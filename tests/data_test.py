@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -170,7 +171,8 @@ def test_evaluation_images_of_the_paper(name, shape, middle):
   assert np.all(prepared[:, :15] == 0) and np.all(prepared[:, 49:] == 0)
 
 
-def test_attributes_are_the_condition_in_the_order_of_their_names():
+def test_attributes_are_the_condition_in_the_order_of_their_names(monkeypatch):
+  monkeypatch.setattr(image_data, '_responds', lambda url: True)
   preset = tfp_realnvp.preset('celeb_a')
   with tfds.testing.mock_data(num_examples=3):
     data = image_data.load(preset, 'celeb_a', conditional=True)
@@ -191,13 +193,31 @@ def test_images_without_labels_cannot_be_conditional():
     image_data.load(preset, 'imagenet32', conditional=True)
 
 
-def test_data_set_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize('has_network', [True, False])
+def test_data_set_that_cannot_be_downloaded_is_named(
+  has_network, tmp_path, monkeypatch
+):
   def fail(self):
+    assert has_network
     raise ConnectionError('no route to host')
 
+  def head(url, timeout):
+    assert timeout <= 5
+    if not has_network:
+      raise requests.ConnectionError('a long text')
+
   monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fail)
+  monkeypatch.setattr(requests, 'head', head)
   with pytest.raises(SystemExit) as error:
     image_data.load(tfp_realnvp.preset('cifar10'), 'cifar10', str(tmp_path))
   assert f'cifar10 is not prepared in --data_dir={tmp_path}' in str(error.value)
   assert '--dataset=digits' in str(error.value)
-  assert 'no route to host' in str(error.value)
+  expected = (
+    'no route to host'
+    if has_network
+    else (
+      'no connection to https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz '
+      'or https://storage.googleapis.com.'
+    )
+  )
+  assert str(error.value).endswith(f'Downloading failed: {expected}')

@@ -179,7 +179,8 @@ def test_models_of_lsun_differ_in_their_data_alone():
   'name',
   ['cifar10', 'imagenet32', 'imagenet64', 'lsun_bedroom', 'celeb_a', 'mnist'],
 )
-def test_preset_trains_and_evaluates_on_its_own_data_set(name):
+def test_preset_trains_and_evaluates_on_its_own_data_set(name, monkeypatch):
+  monkeypatch.setattr(image_data, '_responds', lambda url: True)
   preset = _narrow(tfp_realnvp.preset(name))
   conditional = name in ('cifar10', 'celeb_a', 'mnist')
   distribution = experiment.build_distribution(preset, conditional)

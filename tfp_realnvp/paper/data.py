@@ -7,7 +7,6 @@ import functools
 import pathlib
 from typing import Any
 
-from absl import logging
 import numpy as np
 import tensorflow as tf
 
@@ -266,16 +265,7 @@ def _load_tfds(
   name = preset.data.tfds_name
   builder = tfds.builder(name, data_dir=data_dir)
   if not builder.is_prepared():
-    advice = (
-      f'{name} is not prepared in --data_dir={builder.data_dir_root}. '
-      f'Without a network, run `tfds build {name}` on another machine, copy '
-      'the folder and pass it as --data_dir, or use --dataset=digits.'
-    )
-    logging.warning('%s Downloading it. TFDS retries for some minutes.', advice)
-    try:
-      builder.download_and_prepare()
-    except Exception as error:  # TFDS does not wrap the errors of downloads.
-      raise SystemExit(f'{advice} Downloading failed: {error}') from error
+    _download(builder, name)
   features = {'image': True}
   if conditional:
     features[preset.data.condition_feature] = True
@@ -287,3 +277,32 @@ def _load_tfds(
   )
   decode = builder.info.features['image'].decode_example
   return train, test, lambda element: decode(element['image'])
+
+
+def _download(builder: Any, name: str) -> None:
+  """Downloads and prepares a data set of TFDS."""
+  root = builder.data_dir_root
+  advice = (
+    f'{name} is not prepared in --data_dir={root}. Without a network, run '
+    f'`tfds build {name}` on another machine, copy the folder and pass it as '
+    '--data_dir, or use --dataset=digits. Downloading failed: '
+  )
+  # The first file, and where TFDS keeps data sets that are prepared.
+  urls = [*list(builder.url_infos or ())[:1], 'https://storage.googleapis.com']
+  if not any(map(_responds, urls)):  # TFDS would try for minutes.
+    raise SystemExit(f'{advice}no connection to {" or ".join(urls)}.')
+  print(f'Downloading {name} to --data_dir={root}.', flush=True)
+  try:
+    builder.download_and_prepare()
+  except Exception as error:  # TFDS does not wrap the errors of downloads.
+    raise SystemExit(f'{advice}{error}') from error
+
+
+def _responds(url: str) -> bool:
+  import requests  # A dependency of TFDS.
+
+  try:
+    requests.head(url, timeout=5)
+  except requests.RequestException:
+    return False
+  return True
