@@ -216,8 +216,8 @@ def test_data_set_that_cannot_be_downloaded_is_named(
     'no route to host'
     if has_network
     else (
-      'no connection to https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz '
-      'or https://storage.googleapis.com.'
+      'no connection to https://www.cs.toronto.edu/~kriz/'
+      'cifar-10-binary.tar.gz or https://storage.googleapis.com.'
     )
   )
   assert str(error.value).endswith(f'Downloading failed: {expected}')
