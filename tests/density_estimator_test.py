@@ -449,6 +449,48 @@ def test_wrong_conditions_are_errors():
     model.fit(x, np.arange(40.0), verbose=0)
 
 
+def test_predict_takes_a_condition_with_the_data():
+  model = estimator_testing.vector_estimator(condition_size=2)
+  x, condition = estimator_testing.vectors(), np.eye(2)[np.arange(40) % 2]
+  expected = model.distribution.log_prob(
+    tf.cast(x, tf.float32), bijector_kwargs={'condition': condition}
+  )
+  assert np.ptp(expected) > 0.1
+  for found in (
+    model.predict((x, condition), batch_size=16, verbose=0),
+    model.predict([x, condition], verbose=0),
+    model.predict_on_batch((x, condition)),
+    # Weights have no effect.
+    model.predict(
+      tf.data.Dataset.from_tensors((x, condition, np.zeros(40))), verbose=0
+    ),
+    model((x, condition)),
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_labels_and_dictionaries_are_errors_that_say_what_to_pass():
+  x, labels = estimator_testing.vectors(), np.arange(40) % 2
+  model = estimator_testing.vector_estimator(condition_size=2)
+  for y in (labels, labels[:, np.newaxis]):
+    with pytest.raises(ValueError, match=r'one-hot encoding: tf.one_hot\(lab'):
+      model.fit(x, y, verbose=0)
+  with pytest.raises(ValueError, match=r'tf.one_hot\(labels, 2\)'):
+    model.distribution.log_prob(
+      tf.cast(x, tf.float32), bijector_kwargs={'condition': labels}
+    )
+  batches = {'image': x, 'label': labels}
+  data = tf.data.Dataset.from_tensors(batches)
+  for call in (
+    lambda: model.fit(batches, verbose=0),
+    lambda: model.fit(data, verbose=0),
+    lambda: model.evaluate(data, verbose=0),
+    lambda: model.predict(data, verbose=0),
+  ):
+    with pytest.raises(TypeError, match=r"the keys \['image', 'label'\]"):
+      call()
+
+
 def test_unbatched_data_is_named():
   data = tf.data.Dataset.from_tensor_slices(estimator_testing.vectors())
   with pytest.raises(ValueError, match='the batch dimension is missing'):

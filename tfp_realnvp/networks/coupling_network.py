@@ -123,9 +123,10 @@ class CouplingNetwork(tf.Module):
     ):
       got = None if condition is None else f'shape {condition.shape}'
       expected = None if size is None else f'[..., {size}]'
+      advice = f' Labels need one-hot encoding: tf.one_hot(labels, {size}).'
       raise ValueError(
         f'`condition` must be {expected} because `condition_size` is {size}, '
-        f'got {got}.'
+        f'got {got}.{advice if got and size else ""}'
       )
     inputs = [x] if condition is None else [x, condition]
     return [tf.cast(value, self._compute_dtype) for value in inputs]

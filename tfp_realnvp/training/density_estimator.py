@@ -61,6 +61,11 @@ class DensityEstimator(distribution_model.DistributionModel):
   model.predict(held_out_images)                   # log-likelihoods, in nats
   ```
 
+  Labels as a condition need one-hot encoding: `model.fit(images,
+  tf.one_hot(labels, 10))`, then `model.predict((images, one_hot))`. Keras's
+  callbacks have to be told that less is better, as in
+  `keras.callbacks.EarlyStopping('val_bits_per_dim', mode='min')`.
+
   With a `tf.distribute.Strategy`, build the flow and the model and compile in
   its scope, and fit on global batches. Loss, gradients, clipping and metrics
   are those of the global batch, however it is divided; so are batch statistics
@@ -212,7 +217,7 @@ class DensityEstimator(distribution_model.DistributionModel):
 
   def predict_step(self, data: Any) -> tf.Tensor:
     """Keras hook: log-likelihoods, in nats."""
-    x, condition, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x, condition, _ = likelihood.split_batch(data)
     return self.call(x, condition)
 
   def reestimate_statistics(

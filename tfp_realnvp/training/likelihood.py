@@ -20,6 +20,7 @@ __all__ = [
   'check_distribution',
   'check_event_shape',
   'log_prob_kwargs',
+  'split_batch',
 ]
 
 # These hand the arguments of `log_prob` to what they wrap. Where that is not a
@@ -142,14 +143,14 @@ class Likelihood:
     """Returns a batch as tensors.
 
     Args:
-      data: `x`, `(x, condition)` or `(x, condition, sample_weight)`.
+      data: See `split_batch`.
 
     Returns:
       x: `[N] + event_shape`. Events of weight 0 are replaced by another one.
       condition: `[N, K]` or `None`.
       weight: `[N]` or `None`.
     """
-    x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, condition, weight = split_batch(data)
     x = self._convert(x)
     condition = self._convert_condition(condition, x)
     if weight is None:
@@ -160,6 +161,12 @@ class Likelihood:
 
   def _convert(self, x: Any) -> tf.Tensor:
     """Returns `x` as a tensor of a batch of events."""
+    if isinstance(x, dict):
+      raise TypeError(
+        '`x` must be an array or a tensor, or batches `(x, condition)`, got a '
+        f'dict with the keys {sorted(x)}. Choose one, such as '
+        '`data.map(lambda batch: batch["image"])`.'
+      )
     x = tf.convert_to_tensor(x)
     event_shape = self._distribution.event_shape
     if not x.shape[1:].is_compatible_with(event_shape):
@@ -191,7 +198,7 @@ class Likelihood:
       raise ValueError(
         '`y`, the condition, must have shape [N, K], a row for each event of '
         f'`x`, whose shape is {x.shape}; got shape {condition.shape}. Labels '
-        'need one-hot encoding.'
+        'need one-hot encoding: tf.one_hot(labels, K).'
       )
     return condition
 
@@ -257,6 +264,19 @@ class Likelihood:
       return tf.cast(x, dtype)
     noise = tf.convert_to_tensor(noise, dtype)
     return pixels.dequantize(x, noise, self._num_levels)
+
+
+def split_batch(data: Any) -> tuple[Any, Any, Any]:
+  """Returns `(x, condition, sample_weight)`, with `None` for what is missing.
+
+  Args:
+    data: `x`, `(x, condition)` or `(x, condition, sample_weight)`, which may be
+      the only element of another tuple: Keras's `predict` makes one.
+  """
+  x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+  if isinstance(x, (tuple, list)) and condition is None:
+    return keras.utils.unpack_x_y_sample_weight(tuple(x))
+  return x, condition, weight
 
 
 def _noise(x: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
