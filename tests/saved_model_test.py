@@ -190,6 +190,22 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   assert not path.exists()
 
 
+def test_levels_that_do_not_fit_the_flow_are_errors(tmp_path):
+  path = tmp_path / '1'
+  vectors = serving_testing.distribution((2,), num_couplings=1)
+  with pytest.raises(ValueError, match='must be None for flows of v.* got 256'):
+    saved_model.export_saved_model(vectors, path)
+  digits = serving_testing.distribution(
+    (4, 4, 1),
+    bijector=serving_testing.two_couplings(
+      event_shape=(4, 4, 1), logit_transform=tfp_realnvp.LogitTransform(17)
+    ),
+  )
+  with pytest.raises(ValueError, match='of the LogitTransform, 17, got 256'):
+    saved_model.export_saved_model(digits, path)
+  assert not path.exists()
+
+
 def test_splines_are_served_as_the_library_answers(tmp_path):
   dist = serving_testing.distribution(
     (3,), num_couplings=2, couplings=tfp_realnvp.SplineCouplings(num_bins=4)

@@ -11,6 +11,8 @@ import tensorflow_probability as tfp
 from tfp_realnvp import signatures
 from tfp_realnvp import util
 from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors import logit_transform
+from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.training import likelihood
 
 tfd = tfp.distributions
@@ -74,9 +76,9 @@ def export_saved_model(
     path: Directory to write, which must be empty or not exist; for TensorFlow
       Serving `<base>/<version>`. The model is written beside it and renamed, so
       an error leaves no part of a model there.
-    num_levels: `int`, how many values an integer pixel can take; `None` for
-      continuous data. At most 2^21 with a float32 distribution, 2^50 with a
-      float64 one.
+    num_levels: `int`, how many values an integer pixel can take, as in the
+      LogitTransform; `None` for continuous data, such as vectors. At most 2^21
+      with a float32 distribution, 2^50 with a float64 one.
     num_draws: `int`, how many draws of dequantization noise `log_prob`
       averages; each takes a pass through the flow. `None` uses the middle.
     seed: `int`, seed of that noise; 0 by default.
@@ -90,7 +92,8 @@ def export_saved_model(
 
   Raises:
     TypeError: If `distribution` is not a `tfd.TransformedDistribution`.
-    ValueError: If an argument is out of range, or `path` is not empty.
+    ValueError: If an argument is out of range or does not fit the flow, or
+      `path` is not empty.
   """
   _check_distribution(distribution)
   for name, value in (
@@ -135,10 +138,12 @@ def export_saved_model(
   functions = signatures.Signatures(
     distribution, num_levels, noise, max_samples
   )
+  traced = functions.traced(condition_size)
+  _check_num_levels(distribution, num_levels)
   module = tf.Module()
   module.weights = [*distribution.variables]
   module.weights += [] if noise is None else [noise]
-  _write(module, target, functions.traced(condition_size))
+  _write(module, target, traced)
   return path
 
 
@@ -158,6 +163,32 @@ def _check_distribution(distribution: tfd.Distribution) -> None:
     raise ValueError(
       'the base of `distribution` must have a finite mean, got '
       f'{base!r} with {mean}.'
+    )
+
+
+def _check_num_levels(
+  distribution: tfd.Distribution, num_levels: int | None
+) -> None:
+  """Raises if the flow shows that its data are not pixels of `num_levels`."""
+  modules = distribution.submodules
+  expected = {
+    module.num_levels
+    for module in modules
+    if isinstance(module, logit_transform.LogitTransform)
+  }
+  if num_levels is None or num_levels in expected:
+    return
+  if expected:
+    raise ValueError(
+      f'`num_levels` must be that of the LogitTransform, {min(expected)}, got '
+      f'{num_levels}.'
+    )
+  if distribution.event_shape.rank == 1 and any(
+    isinstance(module, real_nvp_chain.RealNVPChain) for module in modules
+  ):
+    raise ValueError(
+      '`num_levels` must be None for flows of vectors without a '
+      f'LogitTransform, got {num_levels}.'
     )
 
 
