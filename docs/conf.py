@@ -17,7 +17,7 @@ extensions = [
   'sphinx.ext.viewcode',
   'sphinx_copybutton',
 ]
-exclude_patterns = ['_build', 'results']
+exclude_patterns = ['_build', 'jupyter_execute', 'results']
 templates_path = ['_templates']
 html_theme = 'furo'
 html_title = 'tfp_realnvp'

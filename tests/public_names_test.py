@@ -1,4 +1,5 @@
 import pathlib
+import runpy
 
 import tfp_realnvp
 
@@ -12,6 +13,12 @@ def test_all_is_what_is_public():
     if not name.startswith('_') and type(value).__name__ != 'module'
   ]
   assert sorted(public) == tfp_realnvp.__all__
+
+
+def test_samples_can_be_shown_without_another_import():
+  names = runpy.run_path(tfp_realnvp.__file__)
+  shown = names['visualization'].to_uint8([-1.0, 16.5], 17)
+  assert shown.tolist() == [0, 255]
 
 
 def test_every_public_name_is_documented_and_in_the_reference():

@@ -1,5 +1,6 @@
 """Real NVP as TensorFlow Probability bijectors."""
 
+from tfp_realnvp import visualization as visualization
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_norm import BatchNormBijector
 from tfp_realnvp.bijectors.couplings import AffineCouplings
