@@ -96,7 +96,7 @@ def load(
 def _copy(
   cache_dir: pathlib.Path, smallest_side: int, mode: str, path: pathlib.Path
 ) -> pathlib.Path | None:
-  """Returns the path of the small copy of an image, or `None` if it is none."""
+  """Returns the path of the small copy, or `None` if there is no image."""
   try:
     contents = path.read_bytes()
     name = hashlib.sha256(contents).hexdigest()
