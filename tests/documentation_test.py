@@ -71,6 +71,7 @@ batches_from = lambda start: tf.data.Dataset.from_tensors(images).repeat()
 )
 def test_examples_of_docstrings_run(name, names, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
+  names = dict(names)  # Examples assign to some of them.
   for example in _examples(getattr(tfp_realnvp, name).__doc__):
     example = textwrap.dedent(example).replace('1000', '3')
     exec(example, names)
