@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
     )
     served = served_log_prob(FLAGS.export_dir, inputs)
   except (OSError, ValueError, tf.errors.OpError) as error:
-    reason = str(error).split('}} ')[-1]  # Without the name of an operation.
+    reason = model_dirs.reason(error)
     raise SystemExit(f'--export_dir={FLAGS.export_dir}: {reason}') from error
   bits = tfp_realnvp.bits_per_dim(served.mean(), distribution.event_shape)
   print(f'Served: {bits:.3f} bits/dim of {len(images)} held-out images.')

@@ -263,9 +263,8 @@ def build_strategy() -> tf.distribute.Strategy:
     return STRATEGIES[name]()
   except Exception as error:  # TensorFlow raises errors of many classes.
     given = f', --tpu={FLAGS.tpu}' * (name == 'tpu')
-    reason, *_ = str(error).split('\n')
     raise SystemExit(
-      f'--distribute={name}{given} cannot be used: {reason}'
+      f'--distribute={name}{given} cannot be used: {model_dirs.reason(error)}'
     ) from error
 
 

@@ -1,4 +1,5 @@
 import signal
+import sys
 
 import keras
 import numpy as np
@@ -40,13 +41,17 @@ def test_signals_wait_for_what_must_not_be_interrupted(stop):
   assert ended.value.code == 143
 
 
-def test_the_step_that_is_saved_is_told(stop, capfd):
-  stop.saved_step = 30
+@pytest.mark.parametrize('step, saved', [(None, 'Nothing'), (30, 'Step 30')])
+def test_the_step_that_is_saved_is_told(step, saved, stop, capfd, monkeypatch):
+  stop.saved_step = step
   print('Before.')
+  # A second signal does not hide what is told.
+  flush = lambda: signal.raise_signal(signal.SIGTERM)
+  monkeypatch.setattr(sys.stdout, 'flush', flush)
   with pytest.raises(SystemExit):
     signal.raise_signal(signal.SIGTERM)
   assert capfd.readouterr().out.endswith(
-    'Before.\nStopped by SIGTERM. Step 30 is saved.\n'
+    f'Before.\nStopped by SIGTERM. {saved} is saved.\n'
   )
 
 

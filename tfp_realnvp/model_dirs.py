@@ -21,6 +21,7 @@ __all__ = [
   'exit_if_damaged',
   'exit_unless_writable',
   'make_model_dir',
+  'reason',
   'replace_file',
   'replace_text',
 ]
@@ -89,6 +90,12 @@ def _lock(model_dir: pathlib.Path) -> None:
   _LOCKS[path] = file
 
 
+def reason(error: Exception) -> str:
+  """Returns the first line of an error, without TensorFlow's operation."""
+  line, *_ = str(error).split('\n')
+  return line.split('}} ')[-1]
+
+
 @contextlib.contextmanager
 def exit_unless_writable(
   model_dir: pathlib.Path, *errors: type[Exception]
@@ -102,9 +109,8 @@ def exit_unless_writable(
   try:
     yield
   except (OSError, *errors) as error:
-    reason = str(error).split('}} ')[-1]  # Without TensorFlow's operation.
     raise SystemExit(
-      f'--model_dir={model_dir} cannot be written: {reason}'
+      f'--model_dir={model_dir} cannot be written: {reason(error)}'
     ) from error
 
 
@@ -114,9 +120,8 @@ def exit_if_damaged(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # Readers raise errors of many classes.
-    reason, *_ = str(error).split('\n')
     raise SystemExit(
-      f'{path} cannot be read: {type(error).__name__}: {reason}'
+      f'{path} cannot be read: {type(error).__name__}: {reason(error)}'
     ) from error
 
 
