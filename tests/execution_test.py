@@ -150,7 +150,10 @@ def test_what_fit_chooses_and_what_it_leaves():
   data = tf.data.Dataset.from_tensor_slices(x).repeat().batch(16)
   model.fit(data, steps_per_epoch=3, verbose=0)
   assert _ways(model) == {(True, 32), (True, 1), (False, 3)}
-  assert model.step == 4 + 4 + 3
+  data = data.unbatch().batch(16, drop_remainder=True)
+  model.fit(data, steps_per_epoch=2, verbose=0)
+  assert (True, 2) in _ways(model)
+  assert model.step == 4 + 4 + 3 + 2
   model.train_on_batch(x)
   assert (False, 1) in _ways(model)
   model.compile('sgd', jit_compile=False, steps_per_execution=2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 import pathlib
 import socket
@@ -9,6 +10,8 @@ import threading
 
 from absl import flags
 from absl import logging
+import numpy as np
+import tensorflow as tf
 
 try:
   import fcntl
@@ -20,10 +23,12 @@ __all__ = [
   'define_seed',
   'exit_if_damaged',
   'exit_unless_writable',
+  'load_weights',
   'make_model_dir',
   'reason',
   'replace_file',
   'replace_text',
+  'save_weights',
 ]
 
 _LOCKS = {}  # Open files by their paths. Closing one would unlock it.
@@ -134,5 +139,26 @@ def replace_file(path: pathlib.Path, contents: bytes) -> None:
   """Writes a file atomically, also if several threads write the same one."""
   writer = f'{os.getpid()}.{threading.get_ident()}'
   replacement = path.with_name(f'{path.name}.{writer}')
-  replacement.write_bytes(contents)
-  replacement.replace(path)
+  try:
+    replacement.write_bytes(contents)
+    replacement.replace(path)
+  finally:
+    replacement.unlink(missing_ok=True)
+
+
+def save_weights(path: pathlib.Path, module: tf.Module) -> None:
+  """Writes the variables of a module atomically, for `load_weights`."""
+  contents = io.BytesIO()
+  np.savez(contents, *[variable.numpy() for variable in module.variables])
+  replace_file(path, contents.getvalue())
+
+
+def load_weights(path: pathlib.Path, module: tf.Module) -> None:
+  """Assigns what `save_weights` wrote to the variables of a like module.
+
+  Raises:
+    ValueError: If the module has other variables.
+  """
+  with np.load(path) as saved:
+    for variable, value in zip(module.variables, saved.values(), strict=True):
+      variable.assign(value)

@@ -35,7 +35,7 @@ tfd = tfp.distributions
 
 DESCRIPTION = 'posterior.json'  # File of a directory with a posterior.
 
-_WEIGHTS = 'posterior.weights.h5'
+_WEIGHTS = 'posterior.npz'
 _BATCH_SIZE = 256
 
 
@@ -125,7 +125,7 @@ class Posterior:
   def save(self, model_dir: str | os.PathLike[str]) -> None:
     """Writes the posterior to an existing directory, for `load`."""
     model_dir = pathlib.Path(model_dir)
-    _estimator(self).save_weights(model_dir / _WEIGHTS)
+    model_dirs.save_weights(model_dir / _WEIGHTS, self.distribution)
     description = {
       'theta': dataclasses.asdict(self.theta),
       'x': dataclasses.asdict(self.x),
@@ -151,14 +151,8 @@ def load(model_dir: str | os.PathLike[str]) -> Posterior:
     columns, *moments = saved[name].values()
     saved[name] = Standardization(columns, *map(np.array, moments))
   posterior = Posterior(**saved)
-  _estimator(posterior).load_weights(model_dir / _WEIGHTS)
+  model_dirs.load_weights(model_dir / _WEIGHTS, posterior.distribution)
   return posterior
-
-
-def _estimator(posterior: Posterior) -> density_estimator.DensityEstimator:
-  return density_estimator.DensityEstimator(
-    posterior.distribution, num_levels=None, seed=posterior.seed
-  )
 
 
 def fit(
@@ -190,7 +184,9 @@ def fit(
   """
   theta, x = posterior.theta.forward(theta), posterior.x.forward(x)
   tenth = len(theta) // 10
-  model = _estimator(posterior)
+  model = density_estimator.DensityEstimator(
+    posterior.distribution, num_levels=None, seed=posterior.seed
+  )
   model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=5.0, use_ema=True))
   best = keras.callbacks.EarlyStopping(
     'val_loss', patience=patience, restore_best_weights=True

@@ -182,7 +182,7 @@ def load(model_dir: str | os.PathLike[str]) -> TableFlow:
   )
   settings = Settings(**saved['settings'])
   distribution = build_distribution(whiten, settings)
-  _estimator(distribution).load_weights(model_dir / saved['weights'])
+  model_dirs.load_weights(model_dir / saved['weights'], distribution)
   return TableFlow(
     tuple(saved['columns']), tuple(saved['dequantized']), distribution, settings
   )
@@ -211,10 +211,9 @@ class _KeepBest(keras.callbacks.Callback):
 
   def start(self, name: str, settings: Settings) -> None:
     """Begins with other settings."""
-    weights = f'{name}.weights.h5'
     self._description |= {
       'settings': dataclasses.asdict(settings),
-      'weights': weights,
+      'weights': f'{name}.npz',
     }
 
   def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -224,20 +223,10 @@ class _KeepBest(keras.callbacks.Callback):
       return
     self.best = logs['val_loss']
     weights = self._model_dir / self._description['weights']
-    replacement = weights.with_name(f'new-{weights.name}')
-    self.model.save_weights(replacement)
-    replacement.replace(weights)
+    model_dirs.save_weights(weights, self.model.distribution)
     model_dirs.replace_text(
       self._model_dir / DESCRIPTION, json.dumps(self._description, indent=2)
     )
-
-
-def _estimator(
-  distribution: tfd.Distribution, seed: int | None = None
-) -> density_estimator.DensityEstimator:
-  return density_estimator.DensityEstimator(
-    distribution, num_levels=None, seed=seed
-  )
 
 
 def fit(
@@ -299,7 +288,9 @@ def _fit(
   callbacks: list[keras.callbacks.Callback],
 ) -> list[float]:
   """Trains a flow and returns the validation losses."""
-  model = _estimator(build_distribution(whiten, settings, seed), seed)
+  model = density_estimator.DensityEstimator(
+    build_distribution(whiten, settings, seed), num_levels=None, seed=seed
+  )
   model.compile(
     keras.optimizers.AdamW(
       keras.optimizers.schedules.CosineDecay(
@@ -318,7 +309,8 @@ def _fit(
     return rows + noise
 
   rows = tf.data.Dataset.from_tensor_slices(train)
-  rows = rows.shuffle(len(train), seed).repeat().batch(settings.batch_size)
+  rows = rows.shuffle(len(train), seed).repeat()
+  rows = rows.batch(settings.batch_size, drop_remainder=True)
   history = model.fit(
     rows.enumerate().map(blur),
     steps_per_epoch=-(-settings.num_steps // _NUM_VALIDATIONS),

@@ -78,7 +78,7 @@ def _with_chosen_execution(fit: Callable) -> Callable:
       self._chooses_xla
       and is_small
       and self._is_continuous
-      and hasattr(given.get('x'), 'shape')
+      and execution.has_static_shapes(given.get('x'))
       and execution.is_faster_with_xla(self.distribution)
     )
     if is_small and given.get('steps_per_epoch') is None:
@@ -198,8 +198,10 @@ class DistributionModel(keras.Model):
       jit_compile: Python `bool`, whether to compile all steps with XLA, which
         draws other noise and drops the check that `x` holds pixels. With
         'auto', `fit` compiles its training steps where that is faster: for
-        arrays of vectors, `num_levels=None`, affine couplings with
-        `DenseNetwork`s, and one replica.
+        arrays of vectors, or a `tf.data.Dataset` whose batches all have one
+        size, such as from `batch(size, drop_remainder=True)`;
+        `num_levels=None`, affine couplings with `DenseNetwork`s, and one
+        replica.
       steps_per_execution: How many steps run before Keras's callbacks do. With
         'auto', up to 32 in `fit` on vectors with one replica, unless a callback
         looks at single batches.

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import affine_coupling
@@ -18,7 +19,12 @@ from tfp_realnvp.networks import dense
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-__all__ = ['is_faster_with_xla', 'steps_of_arrays', 'steps_per_execution']
+__all__ = [
+  'has_static_shapes',
+  'is_faster_with_xla',
+  'steps_of_arrays',
+  'steps_per_execution',
+]
 
 _MOST_STEPS = 32
 _BATCH_HOOKS = (
@@ -53,6 +59,20 @@ def is_faster_with_xla(distribution: tfd.Distribution) -> bool:
     if package not in ('tensorflow_probability', 'tfp_realnvp'):
       return False
   return has_couplings
+
+
+def has_static_shapes(x: Any) -> bool:
+  """Returns whether the batches of `x` have few shapes, known in advance.
+
+  XLA compiles a step anew for each shape.
+
+  Args:
+    x: That of `fit`: an array, or a `tf.data.Dataset` of batches.
+  """
+  if isinstance(x, tf.data.Dataset):
+    specs = tf.nest.flatten(x.element_spec)
+    return all(spec.shape.is_fully_defined() for spec in specs)
+  return hasattr(x, 'shape')
 
 
 def steps_per_execution(callbacks: Any, *limits: int | None) -> int:
