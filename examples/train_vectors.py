@@ -11,10 +11,10 @@ or whitespace. Missing values, text, and columns that are constant or functions
 of others are errors that name the columns and the flag that leaves them out.
 
 Holds out a fifth of the rows for testing and a fifth for validation. The
-settings follow from the number of rows; few rows are fitted with two settings.
-Keeps the settings and the weights with the best validation log-likelihood and
-prints the test log-likelihood in nats, beside those of a Gaussian and of a
-Gaussian mixture whose number of components is chosen on the validation rows.
+settings follow from the numbers of rows and columns; few rows are fitted with
+two settings. Keeps the settings and the weights with the best validation
+log-likelihood, and prints the test log-likelihood in nats, beside those of a
+Gaussian and of a mixture of Gaussians, as many as suit the validation rows.
 
 Writes to --model_dir:
 
@@ -114,8 +114,8 @@ def define_flags() -> None:
     'settings',
     None,
     [*table_flows.SETTINGS],
-    'Defaults of the flags below. Without it, they follow from the number of '
-    'rows; where several suit, the validation rows decide.',
+    'Defaults of the flags below. Without it, they follow from the numbers of '
+    'rows and columns; where several suit, the validation rows decide.',
   )
   flags.DEFINE_boolean(
     'batch_norm', None, 'Whether batch normalization follows each coupling.'
@@ -143,12 +143,12 @@ def define_flags() -> None:
   model_dirs.define_seed('Seed of split, weights, noise and two moons.')
 
 
-def settings(num_rows: int) -> dict[str, table_flows.Settings]:
-  """Returns the settings to try, with the flags that were given."""
+def settings(shape: tuple[int, int]) -> dict[str, table_flows.Settings]:
+  """Returns the settings to try on rows of a shape, with the given flags."""
   given = {n: FLAGS[n].value for n in _SETTINGS if FLAGS[n].value is not None}
-  names = (
-    [FLAGS.settings] if FLAGS.settings else table_flows.candidates(num_rows)
-  )
+  names = [FLAGS.settings]
+  if FLAGS.settings is None:
+    names = table_flows.candidates(*shape)
   return {
     name: dataclasses.replace(table_flows.SETTINGS[name], **given)
     for name in names
@@ -271,7 +271,7 @@ def train(
         dequantized,
         whiten,
         *parts[:2],
-        settings(len(parts[0])),
+        settings(parts[0].shape),
         FLAGS.seed,
       )
   except FloatingPointError as error:

@@ -170,7 +170,7 @@ def test_best_model_stands_for_a_run_that_has_not_ended(tmp_path):
       tf.ones_like(model.trainable_variables[0])
     )
     tfp_realnvp.Checkpoints(model, tmp_path / place).save()
-    distribution, *_ = experiment.load_trained(tmp_path)
+    distribution, *_ = experiment.load_trained(str(tmp_path))
     np.testing.assert_array_equal(
       distribution.trainable_variables[0], model.trainable_variables[0]
     )

@@ -19,11 +19,15 @@ def _rows():
 
 
 @pytest.mark.parametrize(
-  'num_rows, names',
-  [(4999, ('regularized', 'flexible')), (5000, ('large',))],
+  'num_rows, num_columns, names',
+  [
+    (4999, 10, ('regularized', 'flexible')),
+    (5000, 4, ('large',)),
+    (5000, 3, ('large_spline',)),
+  ],
 )
-def test_few_rows_have_two_settings(num_rows, names):
-  assert table_flows.candidates(num_rows) == names
+def test_settings_follow_from_rows_and_columns(num_rows, num_columns, names):
+  assert table_flows.candidates(num_rows, num_columns) == names
 
 
 def test_unknown_couplings_are_named():

@@ -112,14 +112,14 @@ def test_settings_are_those_of_the_flags(monkeypatch):
     settings = None
 
   monkeypatch.setattr(train_vectors, 'FLAGS', Flags(flags))
-  small = train_vectors.settings(100)
+  small = train_vectors.settings((100, 2))
   assert [*small] == ['regularized', 'flexible']
   for name, settings in small.items():
     assert settings == dataclasses.replace(
       table_flows.SETTINGS[name], noise=0.1
     )
   Flags.settings = 'large'
-  assert [*train_vectors.settings(100)] == ['large']
+  assert [*train_vectors.settings((100, 2))] == ['large']
 
 
 def test_errors_come_before_training_and_without_traceback(tmp_path):

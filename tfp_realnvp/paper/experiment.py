@@ -239,7 +239,7 @@ def preset_of_flags(
 
 
 def load_trained(
-  model_dir: pathlib.Path,
+  model_dir: str | os.PathLike[str],
 ) -> tuple[tfd.Distribution, presets.Preset, dict[str, Any]]:
   """Loads a model that `train.py` trained.
 
@@ -256,6 +256,7 @@ def load_trained(
     SystemExit: If there is no run or no checkpoint in `model_dir`, or its files
       are damaged.
   """
+  model_dir = pathlib.Path(model_dir)
   try:
     text = (model_dir / 'flags.json').read_bytes()
   except OSError as error:
