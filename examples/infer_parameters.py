@@ -268,11 +268,10 @@ def main(argv: list[str]) -> None:
       results['share_outside_prior'] = float(np.mean(~inside))
   if reference is not None:
     results['c2st'] = diagnostics.c2st(samples, reference)
-  text = json.dumps(results, indent=2)
   name = 'observation.json' if is_loaded else 'results.json'
   with model_dirs.exit_unless_writable(model_dir):
-    model_dirs.replace_text(model_dir / name, text + '\n')
-  print(text)
+    model_dirs.replace_json(model_dir / name, results)
+  print(json.dumps(results, indent=2))
   if results.get('interrupted'):
     raise SystemExit(130)
 

@@ -33,7 +33,6 @@ if __name__ == '__main__':
 
 from collections.abc import Callable
 import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -239,7 +238,7 @@ def main(argv: list[str]) -> None:
     'hmc': observables(hmc.samples),
   }
   with model_dirs.exit_unless_writable(model_dir):
-    (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+    model_dirs.replace_json(model_dir / 'report.json', report)
     figures.lattice_fields(chain, hmc.samples).savefig(
       model_dir / 'fields.png', dpi=100
     )

@@ -35,7 +35,6 @@ if __name__ == '__main__':
   import quiet_start  # noqa: F401
 
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -232,7 +231,7 @@ def main(argv: list[str]) -> None:
   report = describe(target, distribution, losses, x, log_weights, chains)
   report['training_seconds'] = seconds
   with model_dirs.exit_unless_writable(model_dir):
-    (model_dir / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+    model_dirs.replace_json(model_dir / 'report.json', report)
     write_samples(target, model_dir, x, log_weights, chains)
   print_report(report)
 

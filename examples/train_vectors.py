@@ -39,7 +39,6 @@ if __name__ == '__main__':
   import quiet_start  # noqa: F401
 
 import dataclasses
-import json
 import pathlib
 
 from absl import app
@@ -294,23 +293,24 @@ def train(
     f'{results["log_likelihood"]:.3f} (standard error '
     f'{results["standard_error"]:.3f}).'
   )
-  if FLAGS.mixtures and not status:
+  model_dirs.replace_json(model_dir / 'results.json', results)
+  if rows.shape[1] == 2:
+    picture = figures.mapping(flow.distribution, parts[2][:2000])
+    picture.savefig(model_dir / 'mapping.png')
+  if status:
+    raise SystemExit(status)
+  if FLAGS.mixtures:
+    print('Fitting Gaussian mixtures, unless --nomixtures is given.')
     gaussian, best, count = diagnostics.gaussian_mixtures(
       whiten, *parts, FLAGS.seed
     )
     results |= {'gaussian': gaussian.mean(), 'mixture': best.mean()}
     results['components'] = count
+    model_dirs.replace_json(model_dir / 'results.json', results)
     print(
       f'Gaussian {gaussian.mean():.3f}, mixture of {count} Gaussians '
       f'{best.mean():.3f}.'
     )
-  if rows.shape[1] == 2:
-    picture = figures.mapping(flow.distribution, parts[2][:2000])
-    picture.savefig(model_dir / 'mapping.png')
-  text = json.dumps(results, indent=2) + '\n'
-  model_dirs.replace_text(model_dir / 'results.json', text)
-  if status:
-    raise SystemExit(status)
   return flow, held_out
 
 

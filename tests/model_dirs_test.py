@@ -1,6 +1,7 @@
 """Tests errors about --model_dir, and that files are whole."""
 
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -77,6 +78,8 @@ def test_text_is_replaced(tmp_path):
   model_dirs.replace_text(path, 'old')
   model_dirs.replace_text(path, 'new')
   assert path.read_text() == 'new'
+  model_dirs.replace_json(path, {'a': np.array([1.5, 2.0]), 'b': None})
+  assert json.loads(path.read_text()) == {'a': [1.5, 2.0], 'b': None}
   assert [*tmp_path.iterdir()] == [path]
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 import contextlib
 import io
+import json
 import os
 import pathlib
 import socket
 import threading
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -27,6 +29,7 @@ __all__ = [
   'make_model_dir',
   'reason',
   'replace_file',
+  'replace_json',
   'replace_text',
   'save_weights',
 ]
@@ -133,6 +136,12 @@ def exit_if_damaged(path: pathlib.Path) -> Iterator[None]:
 def replace_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file atomically."""
   replace_file(path, text.encode())
+
+
+def replace_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a value, which may contain arrays, as JSON atomically."""
+  text = json.dumps(value, indent=2, default=np.ndarray.tolist)
+  replace_text(path, text + '\n')
 
 
 def replace_file(path: pathlib.Path, contents: bytes) -> None:

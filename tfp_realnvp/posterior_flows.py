@@ -132,8 +132,7 @@ class Posterior:
       'couplings': self.couplings,
       'seed': self.seed,
     }
-    text = json.dumps(description, indent=2, default=np.ndarray.tolist)
-    model_dirs.replace_text(model_dir / DESCRIPTION, text)
+    model_dirs.replace_json(model_dir / DESCRIPTION, description)
 
 
 def load(model_dir: str | os.PathLike[str]) -> Posterior:

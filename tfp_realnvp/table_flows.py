@@ -106,7 +106,9 @@ SETTINGS: Mapping[str, Settings] = types.MappingProxyType(
       couplings='affine', degrees_of_freedom=4.0, noise=0.4
     ),
     'flexible': Settings(),
-    'large': dataclasses.replace(_LARGE, couplings='affine', num_steps=2000),
+    'large': dataclasses.replace(
+      _LARGE, couplings='affine', learning_rate=2e-3, num_steps=2000
+    ),
     'large_spline': _LARGE,
   }
 )
@@ -229,9 +231,7 @@ class _KeepBest(keras.callbacks.Callback):
     self.best = logs['val_loss']
     weights = self._model_dir / self._description['weights']
     model_dirs.save_weights(weights, self.model.distribution)
-    model_dirs.replace_text(
-      self._model_dir / DESCRIPTION, json.dumps(self._description, indent=2)
-    )
+    model_dirs.replace_json(self._model_dir / DESCRIPTION, self._description)
 
 
 def fit(

@@ -58,8 +58,7 @@ def prepare_model_dir(
         f'with {saved[name]}. Use that value or another --model_dir.'
       )
   with model_dirs.exit_unless_writable(model_dir):
-    text = json.dumps(saved | others | fixed, indent=2)
-    model_dirs.replace_text(path, text)
+    model_dirs.replace_json(path, saved | others | fixed)
 
 
 class Reports:
@@ -162,10 +161,8 @@ class Reports:
     if self._rows:
       self._rows[-1] |= final
       self._write_rows()
-    model_dirs.replace_text(
-      self._model_dir / 'result.json',
-      json.dumps({'step': step, **result}, indent=2),
-    )
+    path = self._model_dir / 'result.json'
+    model_dirs.replace_json(path, {'step': step, **result})
 
   def _write_rows(self) -> None:
     text = io.StringIO()
