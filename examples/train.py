@@ -89,22 +89,25 @@ def define_flags() -> None:
     'Height and width of the images for --dataset=folder.',
     lower_bound=4,
   )
-  flags.DEFINE_boolean(
-    'grayscale',
-    False,
-    'Whether to use shades of gray, one channel, for --dataset=folder.',
-  )
+  for name, help_text in {
+    'grayscale': 'Whether to use shades of gray, one channel, for '
+    '--dataset=folder.',
+    'conditional': 'Whether to condition the flow on the label (CIFAR-10, '
+    'MNIST, digits) or on the 40 attributes (CelebA), see appendix F of the '
+    'paper.',
+    'recompute_networks': 'Whether to recompute activations in the backward '
+    'pass, to save memory.',
+    'jit_compile': 'Whether to compile with XLA. This is faster, except on '
+    'CPUs.',
+    'deterministic': 'Whether to use deterministic operations only, which are '
+    'slower.',
+  }.items():
+    flags.DEFINE_boolean(name, False, help_text)
   flags.DEFINE_boolean(
     'flip',
     None,
     'Whether to flip training images horizontally at random (default: as in '
     'the paper, and for --dataset=folder). Text needs --noflip.',
-  )
-  flags.DEFINE_boolean(
-    'conditional',
-    False,
-    'Whether to condition the flow on the label (CIFAR-10, MNIST, digits) or '
-    'on the 40 attributes (CelebA), see appendix F of the paper.',
   )
   flags.DEFINE_enum(
     'prior',
@@ -165,16 +168,6 @@ def define_flags() -> None:
     ['float32', 'bfloat16', 'float16'],
     'Dtype of the activations of the networks. float16 uses loss scaling.',
   )
-  flags.DEFINE_boolean(
-    'recompute_networks',
-    False,
-    'Whether to recompute activations in the backward pass, to save memory.',
-  )
-  flags.DEFINE_boolean(
-    'jit_compile',
-    False,
-    'Whether to compile with XLA. This is faster, except on CPUs.',
-  )
   flags.DEFINE_enum(
     'distribute',
     'none',
@@ -186,11 +179,6 @@ def define_flags() -> None:
     'synchronized',
     True,
     'Whether to compute batch statistics over all devices.',
-  )
-  flags.DEFINE_boolean(
-    'deterministic',
-    False,
-    'Whether to use deterministic operations only, which are slower.',
   )
   model_dirs.define_seed(
     'Seed of the weights, the noise and the order of the data.'
