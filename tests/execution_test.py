@@ -39,6 +39,23 @@ def test_where_xla_is_faster(distribution, expected):
   assert execution.is_faster_with_xla(distribution()) == expected
 
 
+_ROWS = tf.data.Dataset.from_tensor_slices(np.zeros([6, 2]))
+
+
+@pytest.mark.parametrize(
+  'x, expected',
+  [
+    (np.zeros([6, 2]), True),
+    (_ROWS.batch(4, drop_remainder=True), True),
+    (_ROWS.batch(4), False),
+    (_ROWS.batch(4, drop_remainder=True).map(lambda x: (x, None)), False),
+    (iter([np.zeros([6, 2])]), False),
+  ],
+)
+def test_shapes_that_are_known_in_advance(x, expected):
+  assert execution.has_static_shapes(x) == expected
+
+
 class _OldName(keras.callbacks.Callback):
   def on_batch_end(self, batch, logs=None):
     pass

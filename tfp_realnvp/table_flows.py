@@ -99,7 +99,7 @@ _LARGE = Settings(
 
 # Tables of few rows need regularization more than a flexible flow, unless
 # columns repeat their values. Affine couplings learn large tables in a minute
-# or two, but draw two or three columns less well than splines.
+# or two, but model two or three columns less well than splines.
 SETTINGS: Mapping[str, Settings] = types.MappingProxyType(
   {
     'regularized': Settings(

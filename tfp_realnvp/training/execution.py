@@ -71,7 +71,10 @@ def has_static_shapes(x: Any) -> bool:
   """
   if isinstance(x, tf.data.Dataset):
     specs = tf.nest.flatten(x.element_spec)
-    return all(spec.shape.is_fully_defined() for spec in specs)
+    return all(
+      isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined()
+      for spec in specs
+    )
   return hasattr(x, 'shape')
 
 
