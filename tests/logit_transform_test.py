@@ -5,9 +5,12 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tests import flow_testing
 from tfp_realnvp.bijectors import logit_transform
+
+tfd = tfp.distributions
 
 
 def test_values_by_hand():
@@ -105,3 +108,28 @@ def test_more_levels_than_the_dtype_holds_are_an_error():
     logit_transform.LogitTransform(levels, alpha=0.1, dtype=dtype)
     with pytest.raises(ValueError, match='`num_levels` must be at most'):
       logit_transform.LogitTransform(2 * levels, alpha=0.1, dtype=dtype)
+
+
+def test_integers_are_warned_of(monkeypatch):
+  messages = []
+  monkeypatch.setattr(
+    logit_transform.logging,
+    'log_first_n',
+    lambda level, message, n: messages.append(message),
+  )
+  flow = flow_testing.chain(
+    (2, 2, 1),
+    num_scales=1,
+    logit_transform=logit_transform.LogitTransform(17),
+  )
+  base = flow_testing.isotropic_normal((2, 2, 1))
+  dist = tfd.TransformedDistribution(base, flow)
+  images = np.array([[[[3], [0]], [[16], [8]]]], np.uint8)
+  dist.log_prob(images + np.float32(0.5))
+  dist.log_prob(images[:0])
+  tf.function(dist.log_prob)(np.float32(images))
+  assert not messages
+  dist.log_prob(images)
+  dist.log_prob(np.float32(images))
+  assert len(messages) == 2
+  assert 'lower edges' in messages[0]

@@ -4,6 +4,7 @@ import math
 import numbers
 from typing import Any
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
@@ -28,6 +29,9 @@ class LogitTransform(flow_bijector.FlowBijector):
   The inverse of a large `y` is outside `[0, num_levels)`, by at most
   `alpha / (1 - 2 alpha) num_levels`. If `|y|` is above 30 (float32: 10), `y`
   cannot be recovered from its pixel, because `sigmoid` saturates.
+
+  Outside of graphs, `forward` warns once if all elements are integers: pixels
+  without noise, which TFP has made floats of.
   """
 
   _takes = frozenset()
@@ -99,6 +103,7 @@ class LogitTransform(flow_bijector.FlowBijector):
     del training, condition
     if self.validate_args:
       x = pixels.assert_on_range(x, self._num_levels)
+    _warn_of_integers(x)
     slope = (1 - 2 * self._alpha) / self._num_levels
     log_p = _log(self._alpha + slope * x)
     # Computing `1 - p` from `x` avoids the rounding error of `p` near 1.
@@ -113,6 +118,17 @@ class LogitTransform(flow_bijector.FlowBijector):
     x = (tf.sigmoid(y) - self._alpha) / slope
     ildj = -math.log(slope) - tf.math.softplus(-y) - tf.math.softplus(y)
     return x, ildj
+
+
+def _warn_of_integers(x: tf.Tensor) -> None:
+  if tf.executing_eagerly() and tf.size(x) and tf.reduce_all(x == tf.round(x)):
+    logging.log_first_n(
+      logging.WARNING,
+      'All pixels are integers. So this is the density at the lower edges of '
+      'their levels, not of the images. Add uniform noise on [0, 1), as '
+      '`DensityEstimator` does.',
+      1,
+    )
 
 
 def _log(p: tf.Tensor) -> tf.Tensor:
