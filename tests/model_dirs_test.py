@@ -4,7 +4,6 @@ import functools
 import json
 import multiprocessing
 import os
-import pathlib
 import socket
 
 from absl import flags
@@ -81,29 +80,3 @@ def test_text_is_replaced(tmp_path):
   model_dirs.replace_json(path, {'a': np.array([1.5, 2.0]), 'b': None})
   assert json.loads(path.read_text()) == {'a': [1.5, 2.0], 'b': None}
   assert [*tmp_path.iterdir()] == [path]
-
-
-def test_weights_are_whole(monkeypatch, tmp_path):
-  module = tf.Module()
-  module.a = tf.Variable([1.0, 2.0], dtype=tf.float64)
-  module.b = tf.Variable(3)
-  path = tmp_path / 'flow.npz'
-  model_dirs.save_weights(path, module)
-  module.a.assign([5.0, 6.0])
-
-  def fill(path, contents):
-    path.touch()
-    raise OSError('No space left on device')
-
-  with monkeypatch.context() as patch:
-    patch.setattr(pathlib.Path, 'write_bytes', fill)
-    with pytest.raises(OSError, match='No space left'):
-      model_dirs.save_weights(path, module)
-  assert [*tmp_path.iterdir()] == [path]
-  module.b.assign(4)
-  model_dirs.load_weights(path, module)
-  np.testing.assert_array_equal(module.a, [1.0, 2.0])
-  assert module.b.numpy() == 3
-  module.c = tf.Variable(0.0)
-  with pytest.raises(ValueError, match='shorter'):
-    model_dirs.load_weights(path, module)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import io
 import json
 import os
 import pathlib
@@ -13,7 +12,6 @@ from typing import Any
 from absl import flags
 from absl import logging
 import numpy as np
-import tensorflow as tf
 
 try:
   import fcntl
@@ -25,13 +23,11 @@ __all__ = [
   'define_seed',
   'exit_if_damaged',
   'exit_unless_writable',
-  'load_weights',
   'make_model_dir',
   'reason',
   'replace_file',
   'replace_json',
   'replace_text',
-  'save_weights',
 ]
 
 _LOCKS = {}  # Open files by their paths. Closing one would unlock it.
@@ -153,21 +149,3 @@ def replace_file(path: pathlib.Path, contents: bytes) -> None:
     replacement.replace(path)
   finally:
     replacement.unlink(missing_ok=True)
-
-
-def save_weights(path: pathlib.Path, module: tf.Module) -> None:
-  """Writes the variables of a module atomically, for `load_weights`."""
-  contents = io.BytesIO()
-  np.savez(contents, *[variable.numpy() for variable in module.variables])
-  replace_file(path, contents.getvalue())
-
-
-def load_weights(path: pathlib.Path, module: tf.Module) -> None:
-  """Assigns what `save_weights` wrote to the variables of a like module.
-
-  Raises:
-    ValueError: If the module has other variables.
-  """
-  with np.load(path) as saved:
-    for variable, value in zip(module.variables, saved.values(), strict=True):
-      variable.assign(value)

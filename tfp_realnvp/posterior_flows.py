@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import model_dirs
+from tfp_realnvp import weights
 from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import dense
@@ -125,7 +126,7 @@ class Posterior:
   def save(self, model_dir: str | os.PathLike[str]) -> None:
     """Writes the posterior to an existing directory, for `load`."""
     model_dir = pathlib.Path(model_dir)
-    model_dirs.save_weights(model_dir / _WEIGHTS, self.distribution)
+    weights.save(model_dir / _WEIGHTS, self.distribution)
     description = {
       'theta': dataclasses.asdict(self.theta),
       'x': dataclasses.asdict(self.x),
@@ -150,7 +151,7 @@ def load(model_dir: str | os.PathLike[str]) -> Posterior:
     columns, *moments = saved[name].values()
     saved[name] = Standardization(columns, *map(np.array, moments))
   posterior = Posterior(**saved)
-  model_dirs.load_weights(model_dir / _WEIGHTS, posterior.distribution)
+  weights.load(model_dir / _WEIGHTS, posterior.distribution)
   return posterior
 
 

@@ -21,6 +21,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import model_dirs
 from tfp_realnvp import preprocessing
+from tfp_realnvp import weights
 from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import real_nvp_chain
 from tfp_realnvp.networks import dense
@@ -189,7 +190,7 @@ def load(model_dir: str | os.PathLike[str]) -> TableFlow:
   )
   settings = Settings(**saved['settings'])
   distribution = build_distribution(whiten, settings)
-  model_dirs.load_weights(model_dir / saved['weights'], distribution)
+  weights.load(model_dir / saved['weights'], distribution)
   return TableFlow(
     tuple(saved['columns']), tuple(saved['dequantized']), distribution, settings
   )
@@ -229,8 +230,8 @@ class _KeepBest(keras.callbacks.Callback):
     if not logs['val_loss'] < self.best:
       return
     self.best = logs['val_loss']
-    weights = self._model_dir / self._description['weights']
-    model_dirs.save_weights(weights, self.model.distribution)
+    path = self._model_dir / self._description['weights']
+    weights.save(path, self.model.distribution)
     model_dirs.replace_json(self._model_dir / DESCRIPTION, self._description)
 
 
