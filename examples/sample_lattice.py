@@ -239,7 +239,7 @@ def main(argv: list[str]) -> None:
   }
   with model_dirs.exit_unless_writable(model_dir):
     model_dirs.replace_json(model_dir / 'report.json', report)
-    figures.lattice_fields(chain, hmc.samples).savefig(
+    figures.lattice_fields(chain, hmc.samples, labels=('flow', 'HMC')).savefig(
       model_dir / 'fields.png', dpi=100
     )
   print_report(report)

@@ -304,7 +304,10 @@ def write_samples(
   table.to_csv(model_dir / 'samples.csv', index=False)
   nuts = parameters(chains['NUTS'].samples.reshape(-1, target.size))
   figures.corner(
-    drawn[:, :_MAX_DRAWN], target.names[:_MAX_DRAWN], nuts[:, :_MAX_DRAWN]
+    drawn[:, :_MAX_DRAWN],
+    target.names[:_MAX_DRAWN],
+    nuts[:, :_MAX_DRAWN],
+    labels=('flow', 'NUTS'),
   ).savefig(model_dir / 'corner.png', dpi=100)
 
 

@@ -41,7 +41,10 @@ def test_lines_of_the_grid_are_bent_by_the_flow():
 def test_corner_shows_samples_below_and_the_reference_above():
   rng = np.random.default_rng(0)
   samples = rng.normal(size=[500, 3]) + [0, 10, 20]
-  picture = figures.corner(samples, ['a', 'b', 'c'], samples + [0, 1, 0])
+  picture = figures.corner(
+    samples, ['a', 'b', 'c'], samples + [0, 1, 0], labels=('flow', 'NUTS')
+  )
+  assert picture.get_suptitle() == 'flow (blue), NUTS (orange)'
   panels = np.reshape(picture.axes, [3, 3])
   assert panels[2, 1].get_xlabel() == 'b'
   assert panels[2, 0].get_ylabel() == 'c'
@@ -55,7 +58,9 @@ def test_corner_shows_samples_below_and_the_reference_above():
   np.testing.assert_allclose(peak(panels[2, 1]), [10, 20], atol=0.3)
   np.testing.assert_allclose(peak(panels[0, 1]), [11, 0], atol=0.3)
   assert len(panels[1, 1].patches) == 2
-  panels = np.reshape(figures.corner(samples, 'abc').axes, [3, 3])
+  picture = figures.corner(samples, 'abc')
+  assert picture.get_suptitle() == 'samples (blue)'
+  panels = np.reshape(picture.axes, [3, 3])
   assert not panels[0, 1].axison
   assert len(panels[1, 1].patches) == 1
   assert len(figures.corner(samples[:, :1], 'a').axes) == 1
@@ -78,7 +83,9 @@ def test_rank_histograms_have_the_counts_and_the_band():
 def test_lattice_fields_are_far_apart_and_have_their_means():
   rng = np.random.default_rng(0)
   samples = rng.normal(size=[40, 2, 4, 4, 1])
-  picture = figures.lattice_fields(samples, samples[:20] + 1, num_fields=2)
+  picture = figures.lattice_fields(
+    samples, samples[:20] + 1, num_fields=2, labels=('flow', 'HMC')
+  )
   means, *panels = picture.axes[:5]
   # A column of the first set, then the next; later the second set.
   flat = samples[..., 0].reshape(80, 4, 4)
@@ -86,12 +93,9 @@ def test_lattice_fields_are_far_apart_and_have_their_means():
     panels, (flat[0], flat[40], flat[0] + 1, flat[20] + 1)
   ):
     np.testing.assert_array_equal(axes.images[0].get_array(), field)
-  assert [axes.get_ylabel() for axes in panels] == [
-    'samples',
-    '',
-    'reference',
-    '',
-  ]
+  assert [axes.get_ylabel() for axes in panels] == ['flow', '', 'HMC', '']
+  names = [text.get_text() for text in means.get_legend().get_texts()]
+  assert names == ['flow', 'HMC']
   first, second = (patch.get_xy() for patch in means.patches)
   center = lambda steps: np.average(steps[:, 0], weights=steps[:, 1])
   np.testing.assert_allclose(center(second) - center(first), 1, atol=0.1)

@@ -15,6 +15,8 @@ tfd = tfp.distributions
 
 __all__ = ['corner', 'lattice_fields', 'mapping', 'rank_histograms']
 
+_LABELS = ('samples', 'reference')
+
 
 def mapping(
   distribution: tfd.Distribution, rows: np.ndarray, num_lines: int = 13
@@ -62,6 +64,7 @@ def corner(
   samples: np.ndarray,
   names: Sequence[str],
   reference: np.ndarray | None = None,
+  labels: Sequence[str] = _LABELS,
 ) -> figure.Figure:
   """Draws samples of each element, and of each pair of elements.
 
@@ -69,6 +72,7 @@ def corner(
     samples: `[N, D]`.
     names: Names of the elements.
     reference: Other samples, `[M, D]`, to compare with.
+    labels: What to call `samples` and `reference` in the title.
 
   Returns:
     A Matplotlib figure of D x D panels. The diagonal has histograms of the
@@ -118,15 +122,18 @@ def corner(
       axes.set_ylabel(names[row])
     else:
       axes.set_yticks([])
-  title = 'samples (blue)'
+  title = f'{labels[0]} (blue)'
   if reference is not None:
-    title += ', reference (orange)'
+    title += f', {labels[1]} (orange)'
   picture.suptitle(title)
   return picture
 
 
 def lattice_fields(
-  samples: np.ndarray, reference: np.ndarray, num_fields: int = 4
+  samples: np.ndarray,
+  reference: np.ndarray,
+  num_fields: int = 4,
+  labels: Sequence[str] = _LABELS,
 ) -> figure.Figure:
   """Draws fields on a lattice, and histograms of their means.
 
@@ -134,6 +141,7 @@ def lattice_fields(
     samples: `[..., L, L, 1]`.
     reference: Other samples to compare with, of such a shape.
     num_fields: How many fields of each set to draw, far from each other.
+    labels: What to call `samples` and `reference`.
 
   Returns:
     A Matplotlib figure: fields of `samples` in the first row, of `reference` in
@@ -148,7 +156,7 @@ def lattice_fields(
   means = picture.add_subplot(grid[:, num_fields:])
   largest = max(np.abs(fields.mean((1, 2))).max() for fields in sets)
   bins = np.linspace(-largest, largest, 61)
-  for row, (fields, name) in enumerate(zip(sets, ('samples', 'reference'))):
+  for row, (fields, name) in enumerate(zip(sets, labels)):
     means.hist(
       fields.mean((1, 2)), bins, density=True, histtype='step', label=name
     )
