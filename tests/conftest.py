@@ -1,8 +1,6 @@
 """Settings and fixtures for all tests."""
 
-import gc
 import os
-import time
 
 # Each worker of pytest-xdist has one core. TensorFlow must not start before.
 if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -20,27 +18,3 @@ import pytest
 def _same_random_numbers():
   """Seeds Python, NumPy and TensorFlow, which initialize Keras's layers."""
   keras.utils.set_random_seed(0)
-
-
-def pytest_collection_finish():
-  """Leaves what was imported out of garbage collections: they are then fast."""
-  gc.collect()
-  gc.freeze()
-
-
-_last_collection = time.monotonic()
-
-
-@pytest.fixture(autouse=True)
-def _collect_garbage():
-  """Collects garbage several times a minute.
-
-  Iterators of tf.data that live on in tracebacks and cycles have a thread that
-  tunes them, at intervals that double up to a minute. The garbage collector can
-  wait for the end of such an interval.
-  """
-  global _last_collection
-  yield
-  if time.monotonic() > _last_collection + 15:
-    gc.collect()
-    _last_collection = time.monotonic()
