@@ -12,6 +12,14 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import keras
 import pytest
+import tensorflow as tf
+
+# tf.data tunes each iterator in a thread, which takes up to a minute to end
+# when the iterator is deleted at the wrong moment.
+_iterate = tf.data.Dataset.__iter__
+_options = tf.data.Options()
+_options.autotune.enabled = False
+tf.data.Dataset.__iter__ = lambda data: _iterate(data.with_options(_options))
 
 
 @pytest.fixture(autouse=True)

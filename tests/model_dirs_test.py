@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 import os
 import socket
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import program_testing
 from tfp_realnvp import model_dirs
 
 
@@ -38,7 +38,7 @@ def test_errors_of_writing_are_one_line():
 def test_directory_in_use_is_named(tmp_path):
   model_dirs.make_model_dir(tmp_path)
   model_dirs.make_model_dir(tmp_path)  # By the same process.
-  child = multiprocessing.get_context('spawn').Process
+  child = program_testing.CONTEXT.Process
   attempt = child(target=model_dirs.make_model_dir, args=(tmp_path,))
   shared = child(target=model_dirs.make_model_dir, args=(tmp_path, True))
   other = child(target=model_dirs.make_model_dir, args=(tmp_path / 'other',))
