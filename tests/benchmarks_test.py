@@ -170,6 +170,7 @@ def test_program_compares_the_variants_asked_for(tmp_path, monkeypatch, capsys):
   assert 'speed / peer' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tasks_of_vectors_run():
   first = vector_tasks.training_step(3)()
   assert 1 < first / 3 < 3  # The entropy of a normal is 1.4 nats.
@@ -260,6 +261,7 @@ def test_densities_of_tables_are_held_against_gaussians(tmp_path):
   assert flow['behind Real NVP'] == 0
 
 
+@pytest.mark.slow
 def test_networks_that_run_twice_give_the_same_values():
   x = tf.constant(tasks._images(2, 8), tf.float32) + 0.5
   distribution = tasks.build_distribution('tiny')

@@ -23,7 +23,10 @@ tfb = tfp.bijectors
 _ERRORS = (TypeError, ValueError, tf.errors.InvalidArgumentError)
 _DTYPES = st.sampled_from([tf.float64, tf.float32])
 # Cases whose costly laws run with the slow tests.
-_SLOW = ('chain_image', 'chain_periodic', 'any_chain_image')
+_SLOW = (
+  *('chain_image', 'chain_one_scale', 'chain_periodic', 'chain_conditional'),
+  *('chain_spline', 'any_chain_image', 'any_chain_vector'),
+)
 _EXAMPLES = int(os.environ.get('PROPERTY_EXAMPLES', '4'))
 # How far float32 may be from float64, relative to the largest value.
 _FLOAT32_TOLERANCE = 2e-4
@@ -195,6 +198,7 @@ def test_an_event_has_the_same_answer_alone(name, draw):
     _assert_close(log_det[i], log_det_alone, math.prod(case.event_shape))
 
 
+@pytest.mark.slow
 @_law(cost=4)
 def test_a_graph_of_unknown_sizes_has_the_same_answer(name, draw):
   case, bijector, x = _draw(name, draw, draw(_DTYPES))

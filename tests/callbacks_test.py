@@ -90,6 +90,7 @@ def _main():
   _Stops()
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_program_where_exceptions_are_ignored():
   process = program_testing.CONTEXT.Process(target=_main)
   process.start()
@@ -139,6 +140,7 @@ def test_learning_rates_of_a_cooldown():
   np.testing.assert_allclose(rates, [0.5, 0.5, 0.5, 0.375, 0.25, 0.125])
 
 
+@pytest.mark.slow
 def test_averages_are_validated_and_restored():
   x = estimator_testing.vectors()
   model = estimator_testing.vector_estimator()
@@ -184,6 +186,7 @@ def test_averages_are_validated_and_restored():
   assert any(np.any(a != b) for a, b in zip(weights[-1], expected))
 
 
+@pytest.mark.slow
 def test_fits_go_on_from_the_last_weights_beside_averages():
   x = estimator_testing.vectors()
   models = []
@@ -219,6 +222,7 @@ def _lagged_estimator(**kwargs):
   return model
 
 
+@pytest.mark.slow
 def test_evaluations_use_statistics_of_the_moment():
   x = estimator_testing.vectors()
   arguments = {'batch_size': 10, 'verbose': 0}
@@ -247,6 +251,7 @@ def test_evaluations_use_statistics_of_the_moment():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_statistics_of_averaged_weights():
   x = estimator_testing.vectors()
   model = _lagged_estimator(use_ema=True, ema_momentum=0.9)

@@ -101,6 +101,7 @@ def directory(trained, tmp_path):
   return tmp_path / 'copy'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('epoch_steps', [3, 6])
 def test_restored_training_takes_the_same_steps(
   epoch_steps, trained, directory
@@ -159,16 +160,15 @@ def _flip(path, offset):
   path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'damage',
   [
     lambda data, index: _flip(data, -100),
     lambda data, index: _flip(index, 100),
     lambda data, index: data.write_bytes(data.read_bytes()[:1000]),
-    pytest.param(
-      lambda data, index: index.write_bytes(b''), marks=pytest.mark.slow
-    ),
-    pytest.param(lambda data, index: data.unlink(), marks=pytest.mark.slow),
+    lambda data, index: index.write_bytes(b''),
+    lambda data, index: data.unlink(),
     lambda data, index: (index.parent / 'checkpoint').write_text('damaged'),
   ],
   ids=['data', 'index', 'truncated', 'empty', 'missing', 'state'],
@@ -299,6 +299,7 @@ def test_checkpoint_of_another_optimizer_is_refused(
   _assert_refused(checkpoints, model, f'that of another optimizer, .*{names}')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'optimizer', [keras.optimizers.SGD, _MOMENTUM, _ADAM, _SCALED]
 )
@@ -399,6 +400,7 @@ class _Change(keras.callbacks.Callback):
     optimizer.learning_rate = 0.5 * float(optimizer.learning_rate.numpy())
 
 
+@pytest.mark.slow
 def test_learning_rate_that_a_callback_changed_is_restored(tmp_path):
   models = []
   for _ in range(2):
@@ -413,6 +415,7 @@ def test_learning_rate_that_a_callback_changed_is_restored(tmp_path):
   np.testing.assert_allclose(rates, [1e-2 * 0.5**4, 1e-2 * 0.5**8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_rate_survives_going_back_within_a_run(tmp_path):
   model = _vector_model(_ADAM())
   checkpoints = tfp_realnvp.Checkpoints(model, tmp_path)
@@ -444,6 +447,7 @@ def test_learning_rate_compiled_with_now_is_used(scaled, tmp_path, caplog):
   assert re.search(r'rates \[0.0(09|10).*; going on with \[0.001', caplog.text)
 
 
+@pytest.mark.slow
 def test_schedule_goes_on_from_the_iterations_that_are_restored(tmp_path):
   schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 1, 0.5)
   model = _vector_model(keras.optimizers.Adam(1e-2))
@@ -486,6 +490,7 @@ def test_checkpoint_at_the_end_of_fit_holds_averaged_weights(
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_are_saved_at_every_multiple(tmp_path):
   model = _vector_model()
   model.compile(_ADAM(), steps_per_execution=3)
@@ -495,6 +500,7 @@ def test_several_steps_per_execution_are_saved_at_every_multiple(tmp_path):
   assert _names(tmp_path) == {'ckpt-12', 'ckpt-21'}
 
 
+@pytest.mark.slow
 def test_weights_that_changed_while_the_step_did_not_are_saved(tmp_path):
   model = _vector_model()
   checkpoints = tfp_realnvp.Checkpoints(model, tmp_path, max_to_keep=2)

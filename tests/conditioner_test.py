@@ -108,6 +108,7 @@ def test_condition_is_broadcast_to_the_batch(as_tensor):
     conditioner.broadcast_condition(np.ones([2, 2]), x, event_ndims=1)
 
 
+@pytest.mark.slow
 def test_keras_and_functions_serve_as_networks_of_a_chain():
   def convolutional(spec):
     assert spec.mask is not None or spec.level == 1

@@ -99,6 +99,7 @@ def test_a_new_flow_of_vectors_is_close_to_the_identity(
   assert np.abs(log_det).max() / size < 0.5
 
 
+@pytest.mark.slow
 def test_a_flow_of_one_element_learns_from_its_condition():
   rng = np.random.default_rng(0)
   condition = rng.normal(size=[2000, 1])

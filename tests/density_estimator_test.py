@@ -76,6 +76,7 @@ def test_evaluation_uses_moving_statistics_and_moves_nothing():
   np.testing.assert_allclose(alone[0], together[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_moves_statistics_once_a_step():
   model = estimator_testing.image_estimator()
   model.fit(estimator_testing.images(50), batch_size=10, verbose=0)
@@ -141,6 +142,7 @@ def test_l2_term():
   np.testing.assert_allclose(tape.gradient(term, magnitude), magnitude)
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_by_the_optimizer():
   model = estimator_testing.image_estimator(compiled=False)
   model.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-3))
@@ -151,6 +153,7 @@ def test_gradients_are_clipped_by_the_optimizer():
   np.testing.assert_allclose(norm, 1e-3, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_uneven_last_batch_counts_by_images():
   model = estimator_testing.image_estimator()
   model.fit(estimator_testing.images(), verbose=0)
@@ -213,6 +216,7 @@ def test_saved_weights_give_bit_equal_log_prob(tmp_path):
     other.load_weights(path)
 
 
+@pytest.mark.slow
 def test_callbacks_and_history(tmp_path):
   model = estimator_testing.image_estimator()
   path = tmp_path / 'log.csv'
@@ -260,6 +264,7 @@ def test_xla_training_step_agrees(dtype, loss_tolerance, tolerance):
     assert error <= tolerance * max(np.linalg.norm(plain), 1e-3)
 
 
+@pytest.mark.slow
 def test_conditional_flow():
   flow = estimator_testing.image_flow(condition_size=2, num_scales=1)
   model = estimator_testing.image_estimator(flow)
@@ -398,6 +403,7 @@ def test_evaluations_repeat_themselves_with_noise_that_differs_by_batch():
   assert evaluate(same)['loss'] != evaluate(same[:10])['loss']
 
 
+@pytest.mark.slow
 def test_sample_weights_count_in_evaluation():
   model = estimator_testing.vector_estimator(tf.float64)
   x = estimator_testing.vectors()
@@ -528,6 +534,7 @@ def test_signed_images_of_all_levels_of_their_dtype(dtype, num_levels):
     model.evaluate(np.full([1, 4, 4, 1], -1, dtype), verbose=0)
 
 
+@pytest.mark.slow
 def test_boolean_images_have_two_levels():
   model = estimator_testing.image_estimator(num_levels=2)
   images = np.random.default_rng(0).uniform(size=[20, 4, 4, 1]) < 0.5

@@ -31,6 +31,7 @@ def test_gaussian_by_hand_and_mixture(monkeypatch):
   np.testing.assert_allclose(best.mean(), one, atol=0.3)
 
 
+@pytest.mark.slow
 def test_c2st_of_equal_and_of_shifted_samples():
   rng = np.random.default_rng(0)
   reference = rng.normal(size=[1000, 1]) * 100 + 5

@@ -30,6 +30,7 @@ def test_class_weights_count():
   np.testing.assert_allclose(history['loss'], expected['loss'], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [tf.float64, tf.float32])
 def test_arrays_reach_the_distribution_in_its_precision(dtype):
   model = estimator_testing.vector_estimator(
@@ -133,6 +134,7 @@ def test_frozen_layers_of_keras_networks_are_not_trained():
   assert np.any(first.kernel != before[0])
 
 
+@pytest.mark.slow
 def test_a_deep_copy_of_a_keras_network_learns_as_the_network_does():
   coupling = _keras_coupling()
   x = 2 * estimator_testing.vectors() + 5

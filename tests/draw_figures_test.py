@@ -59,6 +59,7 @@ def test_corners_of_the_manifold_are_the_images(conditional):
   assert picture.shape == (8 * 66 + 2, 8 * 66 + 2, 3)
 
 
+@pytest.mark.slow
 def test_compression_begins_with_the_image_and_all_latents():
   artist, images = _artist(conditional=True)
   picture = artist.compression()
@@ -69,6 +70,7 @@ def test_compression_begins_with_the_image_and_all_latents():
     assert np.any(_tile(picture, row, 2) != images[row])
 
 
+@pytest.mark.slow
 def test_interpolation_goes_from_image_to_image():
   artist, images = _artist(conditional=False)
   picture = artist.interpolation()
@@ -77,6 +79,7 @@ def test_interpolation_goes_from_image_to_image():
     np.testing.assert_array_equal(_tile(picture, row, 7), images[8 + row])
 
 
+@pytest.mark.slow
 def test_reconstruction_and_its_error():
   artist, images = _artist(conditional=False)
   picture, error = artist.reconstruction()
@@ -141,12 +144,14 @@ def test_share_of_images_that_are_likelier_under_their_label():
   assert above_all == np.mean(right > np.max(others, axis=1))
 
 
+@pytest.mark.slow
 def test_classes_are_the_rows():
   artist, _ = _artist(conditional=True)
   picture = artist.classes()
   assert picture.shape == (10 * 65 + 1, 8 * 65 + 1, 1)
 
 
+@pytest.mark.slow
 def test_larger_samples_are_by_the_prior_that_was_learned():
   distribution, preset = program_testing.build(
     'digits', prior='learned', **_SMALL
@@ -162,10 +167,9 @@ def test_larger_samples_are_by_the_prior_that_was_learned():
   assert len(np.unique(picture)) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('eager')
-@pytest.mark.parametrize(
-  'count, rows', [pytest.param(1, 0, marks=pytest.mark.slow), (3, 1)]
-)
+@pytest.mark.parametrize('count, rows', [(1, 0), (3, 1)])
 def test_few_images_give_the_figures_that_they_allow(
   count, rows, monkeypatch, tmp_path, capsys
 ):

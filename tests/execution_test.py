@@ -96,6 +96,7 @@ def test_arrays_say_how_many_steps_an_epoch_has(given, expected):
   assert execution.steps_of_arrays(given) == expected
 
 
+@pytest.mark.slow
 def test_training_makes_one_iterator_for_an_epoch(monkeypatch):
   made = []
   make = tf.data.Dataset.__iter__
@@ -126,6 +127,7 @@ class _Counter(keras.callbacks.Callback):
     self.batches.append(batch)
 
 
+@pytest.mark.slow
 def test_fit_is_the_same_however_its_steps_run():
   x = estimator_testing.vectors(100)
   fits = []
@@ -154,6 +156,7 @@ def _ways(model):
   return {key[2:] for key in model._functions if key[0] == 'train_function'}
 
 
+@pytest.mark.slow
 def test_what_fit_chooses_and_what_it_leaves():
   x = estimator_testing.vectors(64)
   model = estimator_testing.vector_estimator()

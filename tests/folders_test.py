@@ -68,6 +68,7 @@ def _held_out(folder):
   return {round(float(image.mean()) / 10) for image in images}
 
 
+@pytest.mark.slow
 def test_images_stay_held_out_when_others_are_added(tmp_path):
   _write_images(tmp_path, 25)
   before = _held_out(tmp_path)

@@ -35,6 +35,7 @@ def test_errors_of_writing_are_one_line():
       raise error
 
 
+@pytest.mark.slow
 def test_directory_in_use_is_named(tmp_path):
   model_dirs.make_model_dir(tmp_path)
   model_dirs.make_model_dir(tmp_path)  # By the same process.

@@ -52,6 +52,7 @@ def test_batch_of_garbage_changes_nothing_but_the_count(kind, jit_compile):
   )
 
 
+@pytest.mark.slow
 def test_batch_of_garbage_leaves_averages_of_weights_as_they_were():
   model = estimator_testing.image_estimator(compiled=False)
   model.compile(keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9))
@@ -66,6 +67,7 @@ def test_batch_of_garbage_leaves_averages_of_weights_as_they_were():
   assert any(np.any(v != value) for v, value in zip(averages, before))
 
 
+@pytest.mark.slow
 def test_scaled_pixels_are_named():
   model = estimator_testing.image_estimator(max_skipped_in_a_row=2)
   x = estimator_testing.images(20) / np.float32(255)
@@ -105,6 +107,7 @@ def test_gradients_that_are_not_finite_are_skipped():
   assert scale.numpy() == 1
 
 
+@pytest.mark.slow
 def test_training_stops_after_too_many_skipped_in_a_row():
   model = estimator_testing.image_estimator(max_skipped_in_a_row=3)
   garbage = [_garbage('nan')] * 2
@@ -122,6 +125,7 @@ def test_training_stops_after_too_many_skipped_in_a_row():
     estimator_testing.image_estimator(max_skipped_in_a_row=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'optimizer',
   [
@@ -144,6 +148,7 @@ def test_a_gradient_whose_square_overflows_is_skipped(optimizer):
     assert np.isfinite(variable).all()
 
 
+@pytest.mark.slow
 def test_skipped_batches_are_seen_within_an_execution():
   model = estimator_testing.vector_estimator(compiled=False)
   model._max_skipped_in_a_row = 3

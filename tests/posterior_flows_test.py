@@ -92,6 +92,7 @@ class _Interrupt(keras.callbacks.Callback):
       raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_best_weights_so_far(monkeypatch):
   theta, x = _tables(568)  # Two whole batches: one compilation.
   fit = posterior_flows.density_estimator.DensityEstimator.fit

@@ -166,7 +166,12 @@ def test_one_pass_eagerly():
 
 
 @pytest.mark.parametrize(
-  'mode', ['eager', 'graph', pytest.param('xla', marks=pytest.mark.slow)]
+  'mode',
+  [
+    'eager',
+    pytest.param('graph', marks=pytest.mark.slow),
+    pytest.param('xla', marks=pytest.mark.slow),
+  ],
 )
 def test_moving_averages_move_once_per_call(mode):
   flow = _chain(norm=tfp_realnvp.BatchNormOptions(momentum=0.5))
@@ -227,9 +232,8 @@ def test_training_gradient_is_that_of_finite_differences():
   np.testing.assert_allclose(difference, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'kwargs', [{}, pytest.param({'jit_compile': True}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kwargs', [{}, {'jit_compile': True}])
 def test_functions_agree_with_eager(kwargs):
   dist = _distribution(_chain())
   x = _pixels((2, 8, 8, 3))
@@ -259,6 +263,7 @@ def test_sample_dimensions():
   assert dist.batch_shape == []
 
 
+@pytest.mark.slow
 def test_same_weights_at_another_size():
   flow = _chain(dtype=tf.float64)
   x = _pixels((1, 16, 24, 3), tf.float64)
@@ -405,6 +410,7 @@ def test_weights_restored_into_a_fresh_model_give_bit_equal_log_prob(tmp_path):
   np.testing.assert_array_equal(fresh.log_prob(x), dist.log_prob(x))
 
 
+@pytest.mark.slow
 def test_same_seed_same_flow():
   x = _pixels((1, 8, 8, 3))
   make = lambda seed: _distribution(_chain(seed=seed)).log_prob(x)

@@ -61,6 +61,7 @@ def _assert_state(model, state):
     np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_all_data():
   flow = _flow(norm=tfp_realnvp.BatchNormOptions(momentum=0.5))
   model = _estimator(flow, num_levels=None)
@@ -309,6 +310,7 @@ def test_state_that_the_first_batch_builds_stays_as_it_starts():
   assert norm.statistics.num_updates == 2
 
 
+@pytest.mark.slow
 def test_graph_is_traced_once():
   model = _estimator(_flow())
   traced = []

@@ -65,17 +65,15 @@ _MODELS = {
   'images': _images,
   'recomputed': lambda: _images(recompute=True),
 }
-_SLOW = ('lagged', 'images', 'recomputed')
 
 
-def _marked(*names):
-  return [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW))
-    for name in names
-  ]
-
-
-@pytest.mark.parametrize('name', _marked(*_MODELS))
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if i else ())
+    for i, name in enumerate(_MODELS)
+  ],
+)
 def test_weights_are_repeated_rows(name):
   results = []
   models = [_MODELS[name]()[0] for _ in range(2)]
@@ -110,6 +108,7 @@ def test_weights_are_repeated_rows_in_float32(jit_compile):
   _assert_same_variables(models, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_train_on_batch_and_test_on_batch():
   models = [_vectors()[0] for _ in range(2)]
   _, x = _vectors()
@@ -159,7 +158,8 @@ def test_replicas():
   program_testing.run_program('weighted_replicas', check=True)
 
 
-@pytest.mark.parametrize('name', _marked('vectors', 'lagged', 'images'))
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vectors', 'lagged', 'images'])
 def test_reestimation(name):
   models = [_MODELS[name]()[0] for _ in range(3)]
   x = _MODELS[name]()[1]
@@ -201,7 +201,8 @@ def test_reestimation_by_hand():
     model.reestimate_statistics(x, sample_weight=np.zeros(5))
 
 
-@pytest.mark.parametrize('name', _marked('vectors', 'images'))
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vectors', 'images'])
 def test_rows_of_weight_0_may_hold_anything(name):
   models = [_MODELS[name]()[0] for _ in range(2)]
   x = _MODELS[name]()[1]
@@ -219,6 +220,7 @@ def test_rows_of_weight_0_may_hold_anything(name):
   _assert_same_variables(models, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_batch_of_no_weight_changes_nothing():
   for norm in (None, _LAGGED):
     model = estimator_testing.vector_estimator(norm=norm)
@@ -234,6 +236,7 @@ def test_a_batch_of_no_weight_changes_nothing():
       np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 def test_events_of_several_vectors():
   # The flow sees the dimensions `[N, 3]`, its networks `3 N` rows.
   models = []
@@ -382,6 +385,7 @@ def test_classes_of_data_sets():
       models[0].fit(data, class_weight=classes, verbose=0)
 
 
+@pytest.mark.slow
 def test_steps_limit_the_batches():
   model, x = _vectors()
   log_prob = model.predict(x, verbose=0)

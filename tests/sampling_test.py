@@ -84,6 +84,7 @@ def test_metropolis_by_hand():
   assert acceptance == 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_leapfrog', [3, None])
 @pytest.mark.parametrize('in_flow', [False, True])
 def test_chains_have_the_distribution_of_the_target(num_leapfrog, in_flow):

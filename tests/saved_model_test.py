@@ -190,6 +190,7 @@ def test_errors_name_the_argument_and_show_the_value(tmp_path):
   assert not path.exists()
 
 
+@pytest.mark.slow
 def test_levels_that_do_not_fit_the_flow_are_errors(tmp_path):
   path = tmp_path / '1'
   vectors = serving_testing.distribution((2,), num_couplings=1)
@@ -206,6 +207,7 @@ def test_levels_that_do_not_fit_the_flow_are_errors(tmp_path):
   assert not path.exists()
 
 
+@pytest.mark.slow
 def test_splines_are_served_as_the_library_answers(tmp_path):
   dist = serving_testing.distribution(
     (3,), num_couplings=2, couplings=tfp_realnvp.SplineCouplings(num_bins=4)

@@ -63,6 +63,7 @@ def _fit(model_dir, settings):
   )
 
 
+@pytest.mark.slow
 def test_the_settings_with_the_best_validation_are_kept(capsys, tmp_path):
   # Without steps that matter, the wrong prior stays wrong.
   good = dataclasses.replace(_TINY, learning_rate=1e-6)
@@ -77,6 +78,7 @@ def test_the_settings_with_the_best_validation_are_kept(capsys, tmp_path):
   assert "Settings 'bad': " in output
 
 
+@pytest.mark.slow
 def test_the_weights_with_the_best_validation_are_kept(tmp_path):
   settings = dataclasses.replace(_TINY, learning_rate=0.1, num_steps=200)
   flow = _fit(tmp_path, {'wild': settings})
@@ -103,6 +105,7 @@ def test_settings_that_diverge_do_not_hide_the_others(tmp_path):
     _fit(tmp_path / 'other', {'diverging': diverging})
 
 
+@pytest.mark.slow
 def test_noise_is_relative_to_whitened_rows(monkeypatch, tmp_path):
   batches = []
   fit = table_flows.density_estimator.DensityEstimator.fit

@@ -91,6 +91,7 @@ def _check_lines(output, rows, model_dir, on_terminal):
   assert on_terminal or len(lines) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ema_momentum, on_terminal', [(None, 0), (0.8, 1)])
 def test_saved_models_are_those_that_were_evaluated(
   ema_momentum, on_terminal, images, tmp_path, stop, capsys, monkeypatch

@@ -151,6 +151,7 @@ def test_joint_distribution(mode):
   np.testing.assert_allclose(_MODES[mode](joint.log_prob)([x, y]), expected)
 
 
+@pytest.mark.slow
 @in_all_modes
 def test_mixture(mode):
   parts = [_distribution(seed=0), _distribution('spline', seed=1)]
@@ -168,6 +169,7 @@ def test_mixture(mode):
   assert np.std(samples) > 0.1
 
 
+@pytest.mark.slow
 @in_all_modes
 @pytest.mark.parametrize('in_flow', [False, True])
 def test_mcmc(mode, in_flow):
@@ -221,6 +223,7 @@ def _gradients_warn(flow, direction):
   return any('`batch_norm=None`' in str(w.message) for w in caught)
 
 
+@pytest.mark.slow
 def test_fit_by_samples_with_batch_norm_warns():
   build = functools.partial(
     tfp_realnvp.RealNVPChain, (4, 4, 1), 1, logit_transform=None

@@ -1,6 +1,9 @@
+import pytest
+
 from examples import vectors
 
 
+@pytest.mark.slow
 def test_program_on_tiny_data(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(vectors, 'NUM_ROWS', 5000)
   monkeypatch.setattr(vectors, 'NUM_EPOCHS', 10)
