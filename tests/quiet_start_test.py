@@ -11,7 +11,9 @@ import pytest
 from tests import program_testing
 
 _EXAMPLES = program_testing.ROOT / 'examples'
-_PROGRAMS = sorted({*_EXAMPLES.glob('*.py')} - {_EXAMPLES / 'quiet_start.py'})
+# Bazel makes an empty __init__.py.
+_MODULES = {_EXAMPLES / 'quiet_start.py', _EXAMPLES / '__init__.py'}
+_PROGRAMS = sorted({*_EXAMPLES.glob('*.py')} - _MODULES)
 
 
 @pytest.fixture
