@@ -70,8 +70,11 @@ _MODELS = {
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=pytest.mark.slow if i else ())
-    for i, name in enumerate(_MODELS)
+    'without_batch_norm',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('vectors', 'lagged', 'images', 'recomputed')
+    ),
   ],
 )
 def test_weights_are_repeated_rows(name):
