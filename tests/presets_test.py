@@ -55,6 +55,7 @@ def test_preset_is_the_papers(name):
     preset.bits_per_dim,
   )
   assert preset.image_shape == (preset.image_shape[0],) * 2 + (3,)
+  assert preset.alpha == 0.05
   assert preset.training.batch_size == 64
   assert preset.training.learning_rate == 1e-3
   assert preset.training.l2_coefficient == 5e-5
@@ -158,7 +159,9 @@ def test_mnist_has_images_of_28_by_28_pixels():
     condition_feature='label',
     condition_size=10,
   )
-  latents = preset.flow().split_latents(np.zeros(preset.image_shape))
+  flow = preset.flow()
+  assert flow.bijectors[0].alpha == 1e-6
+  latents = flow.split_latents(np.zeros(preset.image_shape))
   # Of 28 by 28 pixels, 14 by 14 and 7 by 7: half, a quarter, and the rest.
   assert [np.size(z) for z in latents] == [392, 196, 196]
   assert [z.shape[0] for z in latents] == [14, 7, 7]

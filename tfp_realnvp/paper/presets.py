@@ -104,6 +104,7 @@ class Preset:
     data: `DataOptions`.
     image_shape: `(H, W, C)` after preprocessing.
     num_levels: Number of values a pixel can take.
+    alpha: See `LogitTransform`.
     num_scales: See `RealNVPChain`.
     networks: See `RealNVPChain`.
     batch_norm: See `AffineCouplings`.
@@ -115,6 +116,7 @@ class Preset:
   data: DataOptions = DataOptions()
   image_shape: tuple[int, int, int]
   num_levels: int = 256
+  alpha: float = 0.05
   num_scales: int | None
   networks: Callable
   batch_norm: moving_statistics.BatchNormOptions | None = (
@@ -163,7 +165,7 @@ class Preset:
       'networks': self.networks,
       'couplings': couplings.AffineCouplings(batch_norm=self.batch_norm),
       'logit_transform': logit_transform.LogitTransform(
-        self.num_levels, validate_args=validate_args, dtype=dtype
+        self.num_levels, self.alpha, validate_args, dtype
       ),
     }
     for name in architecture.keys() & kwargs.keys():
@@ -259,8 +261,6 @@ _IMAGES_64 = {
   'num_scales': 5,
   'networks': residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
 }
-
-
 _SMALL = {
   'networks': residual.ResidualNetworks(num_blocks=2, hidden_channels=32),
   'batch_norm': moving_statistics.BatchNormOptions(lagged=True),
@@ -287,10 +287,7 @@ def _lsun(category: str, bits_per_dim: float) -> Preset:
 _PRESETS = {
   'cifar10': Preset(
     data=DataOptions(
-      tfds_name='cifar10',
-      test_split='test',
-      flip=True,
-      **_LABELS,
+      tfds_name='cifar10', test_split='test', flip=True, **_LABELS
     ),
     image_shape=(32, 32, 3),
     # "For CIFAR-10, we use 8 residual blocks, 64 feature maps, and downscale
@@ -331,10 +328,12 @@ _PRESETS = {
     bits_per_dim=3.02,
     **_IMAGES_64,
   ),
-  # Not of the paper. 28 can be halved twice.
+  # Not of the paper. 28 can be halved twice. `alpha` is that of Papamakarios et
+  # al., "Masked autoregressive flow for density estimation" (2017).
   'mnist': Preset(
     data=DataOptions(tfds_name='mnist', test_split='test', **_LABELS),
     image_shape=(28, 28, 1),
+    alpha=1e-6,
     num_scales=3,
     **_SMALL,
   ),
