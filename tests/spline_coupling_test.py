@@ -102,8 +102,10 @@ def test_a_chain_of_splines_learns_two_bumps(is_keras):
     num_levels=None,
     seed=0,
   )
-  model.compile(keras.optimizers.Adam(1e-2))
-  model.fit(x, batch_size=100, epochs=8, verbose=0)
+  # With a rate that does not fall, the last loss depends on rounding errors.
+  rate = keras.optimizers.schedules.CosineDecay(1e-2, decay_steps=240)
+  model.compile(keras.optimizers.Adam(rate))
+  model.fit(x, batch_size=100, epochs=12, verbose=0)
   # The entropy of the two bumps: a bit, and two normals of deviation 0.2.
   entropy = np.log(2) + np.log(2 * np.pi * np.e * 0.2**2)
   loss = model.evaluate(x, verbose=0, return_dict=True)['loss']
