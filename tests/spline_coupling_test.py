@@ -103,7 +103,7 @@ def test_a_chain_of_splines_learns_two_bumps(is_keras):
     seed=0,
   )
   # With a rate that does not fall, the last loss depends on rounding errors.
-  rate = keras.optimizers.schedules.CosineDecay(1e-2, decay_steps=240)
+  rate = keras.optimizers.schedules.CosineDecay(1e-2, decay_steps=12 * 20)
   model.compile(keras.optimizers.Adam(rate))
   model.fit(x, batch_size=100, epochs=12, verbose=0)
   # The entropy of the two bumps: a bit, and two normals of deviation 0.2.

@@ -165,7 +165,7 @@ class Preset:
       'networks': self.networks,
       'couplings': couplings.AffineCouplings(batch_norm=self.batch_norm),
       'logit_transform': logit_transform.LogitTransform(
-        self.num_levels, self.alpha, validate_args, dtype
+        self.num_levels, self.alpha, validate_args=validate_args, dtype=dtype
       ),
     }
     for name in architecture.keys() & kwargs.keys():
