@@ -21,7 +21,7 @@ def _rows():
 @pytest.mark.parametrize(
   'num_rows, num_columns, names',
   [
-    (4999, 10, ('regularized', 'flexible')),
+    (4999, 10, ('regularized', 'moderate', 'flexible')),
     (5000, 4, ('large',)),
     (5000, 3, ('large_spline',)),
   ],

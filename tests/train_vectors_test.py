@@ -113,7 +113,7 @@ def test_settings_are_those_of_the_flags(monkeypatch):
 
   monkeypatch.setattr(train_vectors, 'FLAGS', Flags(flags))
   small = train_vectors.settings((100, 2))
-  assert [*small] == ['regularized', 'flexible']
+  assert [*small] == ['regularized', 'moderate', 'flexible']
   for name, settings in small.items():
     assert settings == dataclasses.replace(
       table_flows.SETTINGS[name], noise=0.1

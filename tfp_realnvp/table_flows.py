@@ -98,13 +98,16 @@ _LARGE = Settings(
   num_steps=5000,
 )
 
-# Tables of few rows need regularization more than a flexible flow, unless
+# Tables of few rows need regularization, the more the fewer they are, unless
 # columns repeat their values. Affine couplings learn large tables in a minute
 # or two, but model two or three columns less well than splines.
 SETTINGS: Mapping[str, Settings] = types.MappingProxyType(
   {
     'regularized': Settings(
       couplings='affine', degrees_of_freedom=4.0, noise=0.4
+    ),
+    'moderate': Settings(
+      num_couplings=4, noise=0.15, weight_decay=1.0, num_steps=3000
     ),
     'flexible': Settings(),
     'large': dataclasses.replace(
@@ -118,7 +121,7 @@ SETTINGS: Mapping[str, Settings] = types.MappingProxyType(
 def candidates(num_rows: int, num_columns: int) -> tuple[str, ...]:
   """Returns the names of the settings that suit a table of training rows."""
   if num_rows < _MANY_ROWS:
-    return ('regularized', 'flexible')
+    return ('regularized', 'moderate', 'flexible')
   return ('large_spline' if num_columns <= _FEW_COLUMNS else 'large',)
 
 
