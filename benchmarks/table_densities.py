@@ -64,7 +64,7 @@ def _library(arguments):
   table = train_vectors.load_table()
   parts = preprocessing.split(table.to_numpy(), seed)
   whiten = preprocessing.whitening(parts[0])
-  settings = train_vectors.settings(len(parts[0]))
+  settings = train_vectors.settings(parts[0].shape)
   start = time.perf_counter()
   with (
     contextlib.redirect_stdout(sys.stderr),

@@ -242,7 +242,7 @@ def test_densities_of_tables_are_held_against_gaussians(tmp_path):
     tmp_path,
     'table_densities_iris',
     *('benchmarks.table_densities', 'iris'),
-    *('--train_flag=--settings=regularized', '--train_flag=--num_steps=200'),
+    '--train_flag=--num_steps=100',
   )
   rows = datasets.load_iris().data
   train, _, test = preprocessing.split(rows, seed=0)
