@@ -12,7 +12,7 @@ of others are errors that name the columns and the flag that leaves them out.
 
 Holds out a fifth of the rows for testing and a fifth for validation. The
 settings follow from the numbers of rows and columns; few rows are fitted with
-two settings. Keeps the settings and the weights with the best validation
+three settings. Keeps the settings and the weights with the best validation
 log-likelihood, and prints the test log-likelihood in nats, beside those of a
 Gaussian and of a mixture of Gaussians, as many as suit the validation rows.
 
