@@ -12,7 +12,7 @@ of others are errors that name the columns and the flag that leaves them out.
 
 Holds out a fifth of the rows for testing and a fifth for validation. The
 settings follow from the numbers of rows and columns; few rows are fitted with
-three settings. Keeps the settings and the weights with the best validation
+four settings. Keeps the settings and the weights with the best validation
 log-likelihood, and prints the test log-likelihood in nats, beside those of a
 Gaussian and of a mixture of Gaussians, as many as suit the validation rows.
 
@@ -55,6 +55,7 @@ from tfp_realnvp import figures
 from tfp_realnvp import model_dirs
 from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
+from tfp_realnvp import table_settings
 from tfp_realnvp import tables
 from tfp_realnvp.bijectors import couplings
 from tfp_realnvp.training import callbacks
@@ -68,7 +69,7 @@ _TABLES = {
 }
 
 _HELD_OUT = 'held_out.csv'
-_SETTINGS = [field.name for field in dataclasses.fields(table_flows.Settings)]
+_SETTINGS = [f.name for f in dataclasses.fields(table_settings.Settings)]
 
 FLAGS = flags.FLAGS
 
@@ -112,7 +113,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'settings',
     None,
-    [*table_flows.SETTINGS],
+    [*table_settings.SETTINGS],
     'Defaults of the flags below. Without it, they follow from the numbers of '
     'rows and columns; where several suit, the validation rows decide.',
   )
@@ -123,13 +124,16 @@ def define_flags() -> None:
     'couplings', None, [*couplings.BY_NAME], 'Kind of couplings.'
   )
   for name, help_text in {
+    'num_components': 'Number of components of a mixture of the latents, for '
+    'rows in clusters. 0 lets the validation rows choose it.',
     'num_couplings': 'Number of couplings.',
     'num_layers': 'Number of hidden layers of each network.',
     'hidden_size': 'Number of units of each hidden layer.',
     'batch_size': 'Number of rows per step.',
     'num_steps': 'Number of steps. The learning rate decays to 0.',
   }.items():
-    flags.DEFINE_integer(name, None, help_text, lower_bound=1)
+    least = 0 if name == 'num_components' else 1
+    flags.DEFINE_integer(name, None, help_text, lower_bound=least)
   for name, help_text in {
     'degrees_of_freedom': "Degrees of freedom of Student's t-distribution of "
     'the latents. Infinity gives the normal distribution.',
@@ -142,14 +146,14 @@ def define_flags() -> None:
   model_dirs.define_seed('Seed of split, weights, noise and two moons.')
 
 
-def settings(shape: tuple[int, int]) -> dict[str, table_flows.Settings]:
+def settings(shape: tuple[int, int]) -> dict[str, table_settings.Settings]:
   """Returns the settings to try on rows of a shape, with the given flags."""
   given = {n: FLAGS[n].value for n in _SETTINGS if FLAGS[n].value is not None}
   names = [FLAGS.settings]
   if FLAGS.settings is None:
-    names = table_flows.candidates(*shape)
+    names = table_settings.candidates(*shape)
   return {
-    name: dataclasses.replace(table_flows.SETTINGS[name], **given)
+    name: dataclasses.replace(table_settings.SETTINGS[name], **given)
     for name in names
   }
 
@@ -211,15 +215,6 @@ def scores(
   )
 
 
-def draw(flow: table_flows.TableFlow, count: int) -> pd.DataFrame:
-  """Draws rows; those of dequantized columns are rounded down to integers."""
-  rows = flow.distribution.sample(count, seed=[FLAGS.seed, 0]).numpy()
-  table = pd.DataFrame(rows, columns=flow.columns)
-  columns = list(flow.dequantized)
-  table[columns] = np.floor(table[columns])
-  return table
-
-
 def load(model_dir: pathlib.Path) -> tuple[table_flows.TableFlow, np.ndarray]:
   """Loads a flow and the log-likelihoods of the rows that were held out.
 
@@ -259,6 +254,11 @@ def train(
   parts = preprocessing.split(
     preprocessing.dequantize(table, dequantized, FLAGS.seed), FLAGS.seed
   )
+  if (FLAGS.num_components or 0) > len(parts[0]):
+    raise SystemExit(
+      f'--num_components={FLAGS.num_components} must be at most the number of '
+      f'training rows, {len(parts[0])}.'
+    )
   whiten = preprocessing.whitening(parts[0])
   model_dirs.make_model_dir(model_dir)
   status = 0
@@ -340,7 +340,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.score is not None:
       scores(flow, held_out, other).to_csv(model_dir / 'scores.csv')
     if FLAGS.num_samples is not None:
-      rows = draw(flow, FLAGS.num_samples)
+      rows = flow.sample(FLAGS.num_samples, FLAGS.seed)
       rows.to_csv(model_dir / 'samples.csv', index=False)
 
 

@@ -57,6 +57,25 @@ def test_initial_values_are_uniform_and_those_of_the_last_layer_small():
     np.testing.assert_allclose(np.std(values), limit / np.sqrt(3), rtol=0.1)
 
 
+def test_output_scale_of_0_starts_with_the_identity():
+  for couplings in (
+    tfp_realnvp.AffineCouplings(),
+    tfp_realnvp.SplineCouplings(),
+  ):
+    flow = tfp_realnvp.RealNVPChain(
+      (3,),
+      networks=tfp_realnvp.DenseNetworks(output_scale=0.0),
+      couplings=couplings,
+    )
+    x = tf.constant([[0.5, -1.0, 2.0]])
+    np.testing.assert_allclose(flow.forward(x), x, rtol=1e-6)
+    np.testing.assert_allclose(
+      flow.forward_log_det_jacobian(x), [0.0], atol=1e-6
+    )
+  with pytest.raises(ValueError, match='`output_scale` .* got -1'):
+    tfp_realnvp.DenseNetworks(output_scale=-1)
+
+
 def test_activation():
   x = tf.constant([[0.5, -1.0]])
   for activation in ('tanh', tf.tanh):

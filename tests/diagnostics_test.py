@@ -7,13 +7,14 @@ from scipy import stats
 import tensorflow_probability as tfp
 
 from tfp_realnvp import diagnostics
+from tfp_realnvp import mixtures
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
 def test_gaussian_by_hand_and_mixture(monkeypatch):
-  monkeypatch.setattr(diagnostics, 'NUM_COMPONENTS', (1, 2, 3, 4, 200))
+  monkeypatch.setattr(mixtures, 'NUM_COMPONENTS', (1, 2, 3, 4, 200))
   rng = np.random.default_rng(0)
   # Two clusters far from each other, with a standard deviation of 100.
   rows = 100 * rng.normal(size=[300, 2]) + 3000 * rng.integers(2, size=[300, 1])

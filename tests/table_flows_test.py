@@ -1,14 +1,16 @@
-"""Tests the settings, the distributions and the choice between settings."""
+"""Tests the distributions, their training, and the choice between settings."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from tfp_realnvp import diagnostics
 from tfp_realnvp import preprocessing
 from tfp_realnvp import table_flows
+from tfp_realnvp import table_settings
 
-_TINY = table_flows.Settings(
+_TINY = table_settings.Settings(
   couplings='affine', num_couplings=2, hidden_size=8, num_steps=20
 )
 
@@ -16,24 +18,6 @@ _TINY = table_flows.Settings(
 def _rows():
   rng = np.random.default_rng(0)
   return rng.normal(size=[200, 2]) @ [[3.0, 1.0], [0.0, 0.5]] + [10.0, -5.0]
-
-
-@pytest.mark.parametrize(
-  'num_rows, num_columns, names',
-  [
-    (4999, 10, ('regularized', 'moderate', 'flexible')),
-    (5000, 4, ('large',)),
-    (5000, 3, ('large_spline',)),
-  ],
-)
-def test_settings_follow_from_rows_and_columns(num_rows, num_columns, names):
-  assert table_flows.candidates(num_rows, num_columns) == names
-
-
-def test_unknown_couplings_are_named():
-  message = r"one of \['affine', 'spline'\], got 'cubic'"
-  with pytest.raises(ValueError, match=message):
-    table_flows.Settings(couplings='cubic')
 
 
 @pytest.mark.parametrize('degrees_of_freedom', [np.inf, 4.0])
@@ -76,6 +60,31 @@ def test_the_settings_with_the_best_validation_are_kept(capsys, tmp_path):
   output = capsys.readouterr().out
   assert f"Settings 'good': {value:.3f} nats" in output
   assert "Settings 'bad': " in output
+
+
+@pytest.mark.slow
+def test_flow_of_a_mixture_starts_as_the_mixture(tmp_path):
+  rows = _rows()
+  rows[::2, 0] += 30.0
+  whiten = preprocessing.whitening(rows)
+  settings = dataclasses.replace(
+    _TINY, couplings='spline', num_components=0, learning_rate=1e-9
+  )
+  flow = table_flows.fit(
+    tmp_path, ['a', 'b'], [], whiten, rows[:150], rows[150:], {'m': settings}
+  )
+  assert flow.settings == dataclasses.replace(settings, num_components=2)
+  (_, expected, count) = diagnostics.gaussian_mixtures(
+    whiten, rows[:150], rows[150:], rows, seed=0
+  )
+  assert count == 2
+  np.testing.assert_allclose(
+    flow.distribution.log_prob(rows), expected, atol=1e-4
+  )
+  again = table_flows.load(tmp_path)
+  np.testing.assert_array_equal(
+    again.distribution.log_prob(rows), flow.distribution.log_prob(rows)
+  )
 
 
 @pytest.mark.slow

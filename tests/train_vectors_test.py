@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 from examples import train_vectors
 from tests import program_testing
 from tfp_realnvp import table_flows
+from tfp_realnvp import table_settings
 
 tfd = tfp.distributions
 
@@ -86,7 +87,7 @@ def test_scores_by_hand(monkeypatch):
     columns=('a',),
     dequantized=(),
     distribution=tfd.Independent(normal, 1),
-    settings=table_flows.Settings(),
+    settings=table_settings.Settings(),
   )
   density = lambda x: -0.5 * np.square(x) - 0.5 * np.log(2 * np.pi)
   other = pd.DataFrame({'a': [0.5, -1.0, 10.0]}, index=[2, 3, 7])
@@ -96,15 +97,13 @@ def test_scores_by_hand(monkeypatch):
   np.testing.assert_array_equal(scores['percentile'], [75, 75, 0])
   assert [*scores.index] == [2, 3, 7]
   # Columns that were dequantized are integers again, the same each time.
-  samples = train_vectors.draw(flow, 5)['a']
+  samples = flow.sample(5, seed=0)['a']
   flow = dataclasses.replace(flow, dequantized=('a',))
-  np.testing.assert_array_equal(
-    train_vectors.draw(flow, 5)['a'], np.floor(samples)
-  )
+  np.testing.assert_array_equal(flow.sample(5, seed=0)['a'], np.floor(samples))
 
 
 def test_settings_are_those_of_the_flags(monkeypatch):
-  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  names = [field.name for field in dataclasses.fields(table_settings.Settings)]
   values = dict.fromkeys(names) | {'settings': None, 'noise': 0.1}
   flags = {k: types.SimpleNamespace(value=v) for k, v in values.items()}
 
@@ -113,10 +112,10 @@ def test_settings_are_those_of_the_flags(monkeypatch):
 
   monkeypatch.setattr(train_vectors, 'FLAGS', Flags(flags))
   small = train_vectors.settings((100, 2))
-  assert [*small] == ['regularized', 'moderate', 'flexible']
+  assert [*small] == ['regularized', 'moderate', 'flexible', 'mixture']
   for name, settings in small.items():
     assert settings == dataclasses.replace(
-      table_flows.SETTINGS[name], noise=0.1
+      table_settings.SETTINGS[name], noise=0.1
     )
   Flags.settings = 'large'
   assert [*train_vectors.settings((100, 2))] == ['large']
@@ -138,7 +137,7 @@ def test_errors_come_before_training_and_without_traceback(tmp_path):
 
 
 def test_without_a_data_set_there_must_be_a_flow(monkeypatch, tmp_path):
-  names = [field.name for field in dataclasses.fields(table_flows.Settings)]
+  names = [field.name for field in dataclasses.fields(table_settings.Settings)]
   flags = {
     name: types.SimpleNamespace(present=False)
     for name in ('csv', 'settings', 'dequantize', *names)

@@ -5,25 +5,21 @@ Needs scikit-learn, which `pip install 'tfp_realnvp[examples]'` installs.
 
 import numpy as np
 from scipy import stats
-from sklearn import mixture
 from sklearn import model_selection
 from sklearn import neural_network
 import tensorflow_probability as tfp
 
+from tfp_realnvp import mixtures
+
 tfb = tfp.bijectors
 
 __all__ = [
-  'NUM_COMPONENTS',
   'c2st',
   'count_ranks',
   'gaussian_mixtures',
   'ranks',
   'ranks_band',
 ]
-
-# Of the mixtures that `gaussian_mixtures` chooses from.
-NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_MAX_ROWS = 30_000  # To fit them to.
 
 
 def gaussian_mixtures(
@@ -47,22 +43,15 @@ def gaussian_mixtures(
     same under the mixture that is best on the validation rows; and the number
     of components of that mixture.
   """
-  train = train[:_MAX_ROWS]
   log_det = whiten.forward_log_det_jacobian(train[:1], event_ndims=1)
-  whitened = [whiten.inverse(x).numpy() for x in (train, validation, test)]
-  scores = {}
-  for count in NUM_COMPONENTS:
-    if count > 1 and count * train.shape[1] > len(train):
-      break
-    fitted = mixture.GaussianMixture(
-      count, reg_covar=1e-6, n_init=3, random_state=seed
-    )
-    fitted.fit(whitened[0])
-    scores[count] = [
-      fitted.score_samples(x) - float(log_det) for x in whitened[1:]
-    ]
-  best = max(scores, key=lambda count: scores[count][0].mean())
-  return scores[1][1], scores[best][1], best
+  *whitened, rows = (
+    whiten.inverse(x).numpy() for x in (train, validation, test)
+  )
+  gaussian, best = (mixtures.fit(*whitened, seed, count) for count in (1, 0))
+  scores = [
+    model.score_samples(rows) - float(log_det) for model in (gaussian, best)
+  ]
+  return *scores, best.n_components
 
 
 def c2st(samples: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:

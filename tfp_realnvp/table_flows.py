@@ -1,8 +1,8 @@
-"""Flows of tables: their settings, and how they are trained.
+"""Flows of tables, and how they are trained.
 
 The couplings model whitened rows, which are easier to learn. `log_prob` of the
-distributions is the density of the rows themselves. Needs pandas, which
-`pip install 'tfp_realnvp[examples]'` installs.
+distributions is the density of the rows themselves. Needs pandas and
+scikit-learn, which `pip install 'tfp_realnvp[examples]'` installs.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,19 @@ import dataclasses
 import json
 import os
 import pathlib
-import types
 
 from absl import logging
 import keras
 import numpy as np
+import pandas as pd
+import sklearn.mixture
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import mixtures
 from tfp_realnvp import model_dirs
 from tfp_realnvp import preprocessing
+from tfp_realnvp import table_settings
 from tfp_realnvp import weights
 from tfp_realnvp.bijectors import couplings as couplings_lib
 from tfp_realnvp.bijectors import real_nvp_chain
@@ -30,11 +33,8 @@ from tfp_realnvp.training import density_estimator
 
 __all__ = [
   'DESCRIPTION',
-  'SETTINGS',
-  'Settings',
   'TableFlow',
   'build_distribution',
-  'candidates',
   'fit',
   'load',
 ]
@@ -45,88 +45,13 @@ tfd = tfp.distributions
 DESCRIPTION = 'table_flow.json'  # File of a directory with a flow.
 
 _NUM_VALIDATIONS = 20
-_MANY_ROWS = 5000
-_FEW_COLUMNS = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """Settings of a flow and of its training.
-
-  Attributes:
-    couplings: Kind of couplings, a key of `couplings.BY_NAME`.
-    num_couplings: Number of couplings.
-    num_layers: Number of hidden layers of each network.
-    hidden_size: Number of units of each hidden layer.
-    batch_norm: Whether batch normalization follows each coupling.
-    degrees_of_freedom: Degrees of freedom of Student's t-distribution of the
-      latents. Infinity gives the normal distribution.
-    noise: Standard deviation of the noise added to training rows, relative to
-      that of the rows.
-    weight_decay: Weight decay of AdamW.
-    learning_rate: Initial learning rate of AdamW. It decays to 0 (cosine).
-    batch_size: Number of rows per step.
-    num_steps: Number of steps.
-  """
-
-  couplings: str = 'spline'
-  num_couplings: int = 8
-  num_layers: int = 1
-  hidden_size: int = 32
-  batch_norm: bool = False
-  degrees_of_freedom: float = np.inf
-  noise: float = 0.0
-  weight_decay: float = 0.5
-  learning_rate: float = 5e-4
-  batch_size: int = 64
-  num_steps: int = 1500
-
-  def __post_init__(self) -> None:
-    if self.couplings not in couplings_lib.BY_NAME:
-      raise ValueError(
-        f'couplings must be one of {[*couplings_lib.BY_NAME]}, '
-        f'got {self.couplings!r}.'
-      )
-
-
-_LARGE = Settings(
-  num_layers=2,
-  hidden_size=64,
-  weight_decay=0.0,
-  learning_rate=5e-3,
-  batch_size=512,
-  num_steps=5000,
-)
-
-# Tables of few rows need regularization, the more the fewer they are, unless
-# columns repeat their values. Affine couplings learn large tables in a minute
-# or two, but model two or three columns less well than splines.
-SETTINGS: Mapping[str, Settings] = types.MappingProxyType(
-  {
-    'regularized': Settings(
-      couplings='affine', degrees_of_freedom=4.0, noise=0.4
-    ),
-    'moderate': Settings(
-      num_couplings=4, noise=0.15, weight_decay=1.0, num_steps=3000
-    ),
-    'flexible': Settings(),
-    'large': dataclasses.replace(
-      _LARGE, couplings='affine', learning_rate=2e-3, num_steps=2000
-    ),
-    'large_spline': _LARGE,
-  }
-)
-
-
-def candidates(num_rows: int, num_columns: int) -> tuple[str, ...]:
-  """Returns the names of the settings that suit a table of training rows."""
-  if num_rows < _MANY_ROWS:
-    return ('regularized', 'moderate', 'flexible')
-  return ('large_spline' if num_columns <= _FEW_COLUMNS else 'large',)
 
 
 def build_distribution(
-  whiten: tfb.Bijector, settings: Settings, seed: int | None = None
+  whiten: tfb.Bijector,
+  settings: table_settings.Settings,
+  seed: int | None = None,
+  mixture: sklearn.mixture.GaussianMixture | None = None,
 ) -> tfd.TransformedDistribution:
   """Builds Real NVP followed by an affine bijector.
 
@@ -134,14 +59,28 @@ def build_distribution(
     whiten: Bijector from whitened rows to rows, see `preprocessing.whitening`.
     settings: Settings of the flow.
     seed: `int`, seed of the weights.
+    mixture: What a mixture of the latents starts from, see `mixtures.fit`.
   """
   (size,) = whiten.bijectors[0].shift.shape
+  count = settings.num_components
+  zero, one = tf.constant([0.0, 1.0], tf.float64)
+  prior = tfd.Normal(zero, one)
+  if np.isfinite(settings.degrees_of_freedom):
+    prior = tfd.StudentT(settings.degrees_of_freedom * one, zero, one)
+  base = tfd.Sample(prior, sample_shape=[size])
+  networks = dense.DenseNetworks(
+    hidden_units=(settings.hidden_size,) * settings.num_layers, seed=seed
+  )
+  if count > 1:
+    start = (np.ones(count), np.zeros([count, size]), count * [np.eye(size)])
+    if mixture is not None:
+      start = (mixture.weights_, mixture.means_, mixture.covariances_)
+    base = mixtures.base(base, *start)
+    networks = dataclasses.replace(networks, output_scale=0.0)
   flow = real_nvp_chain.RealNVPChain(
     (size,),
     num_couplings=settings.num_couplings,
-    networks=dense.DenseNetworks(
-      hidden_units=(settings.hidden_size,) * settings.num_layers, seed=seed
-    ),
+    networks=networks,
     couplings=couplings_lib.BY_NAME[settings.couplings](
       batch_norm=moving_statistics.BatchNormOptions()
       if settings.batch_norm
@@ -149,13 +88,7 @@ def build_distribution(
     ),
     dtype=tf.float64,
   )
-  zero, one = tf.constant([0.0, 1.0], tf.float64)
-  prior = tfd.Normal(zero, one)
-  if np.isfinite(settings.degrees_of_freedom):
-    prior = tfd.StudentT(settings.degrees_of_freedom * one, zero, one)
-  return tfd.TransformedDistribution(
-    tfd.Sample(prior, sample_shape=[size]), tfb.Chain([whiten, flow])
-  )
+  return tfd.TransformedDistribution(base, tfb.Chain([whiten, flow]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +107,15 @@ class TableFlow:
   columns: tuple[str, ...]
   dequantized: tuple[str, ...]
   distribution: tfd.Distribution
-  settings: Settings
+  settings: table_settings.Settings
+
+  def sample(self, count: int, seed: int) -> pd.DataFrame:
+    """Draws rows; those of dequantized columns are rounded down to integers."""
+    rows = self.distribution.sample(count, seed=[seed, 0]).numpy()
+    table = pd.DataFrame(rows, columns=self.columns)
+    columns = list(self.dequantized)
+    table[columns] = np.floor(table[columns])
+    return table
 
 
 def load(model_dir: str | os.PathLike[str]) -> TableFlow:
@@ -191,7 +132,7 @@ def load(model_dir: str | os.PathLike[str]) -> TableFlow:
   whiten = preprocessing.affine(
     np.array(saved['shift']), np.array(saved['scale'])
   )
-  settings = Settings(**saved['settings'])
+  settings = table_settings.Settings(**saved['settings'])
   distribution = build_distribution(whiten, settings)
   weights.load(model_dir / saved['weights'], distribution)
   return TableFlow(
@@ -220,7 +161,7 @@ class _KeepBest(keras.callbacks.Callback):
       'scale': scale.scale.to_dense().numpy().tolist(),
     }
 
-  def start(self, name: str, settings: Settings) -> None:
+  def start(self, name: str, settings: table_settings.Settings) -> None:
     """Begins with other settings."""
     self._description |= {
       'settings': dataclasses.asdict(settings),
@@ -245,7 +186,7 @@ def fit(
   whiten: tfb.Bijector,
   train: np.ndarray,
   validation: np.ndarray,
-  settings: Mapping[str, Settings],
+  settings: Mapping[str, table_settings.Settings],
   seed: int = 0,
 ) -> TableFlow:
   """Trains a flow with each of `settings` and returns the best.
@@ -268,12 +209,19 @@ def fit(
     FloatingPointError: If no validation loss is finite.
   """
   keep_best = _KeepBest(model_dir, columns, dequantized, whiten)
+  whitened = [whiten.inverse(rows).numpy() for rows in (train, validation)]
   for name, candidate in settings.items():
+    mixture = None
+    if candidate.num_components != 1:
+      mixture = mixtures.fit(*whitened, seed, candidate.num_components)
+      candidate = dataclasses.replace(
+        candidate, num_components=mixture.n_components
+      )
     keep_best.start(name, candidate)
     log = keras.callbacks.CSVLogger(model_dir / f'{name}.csv')
     try:
       losses = _fit(
-        whiten, train, validation, candidate, seed, [keep_best, log]
+        whiten, train, validation, candidate, mixture, seed, [keep_best, log]
       )
     except FloatingPointError as error:
       logging.warning('Settings %r failed. %s', name, error)
@@ -292,23 +240,26 @@ def _fit(
   whiten: tfb.Bijector,
   train: np.ndarray,
   validation: np.ndarray,
-  settings: Settings,
+  settings: table_settings.Settings,
+  mixture: sklearn.mixture.GaussianMixture | None,
   seed: int,
   callbacks: list[keras.callbacks.Callback],
 ) -> list[float]:
   """Trains a flow and returns the validation losses."""
   model = density_estimator.DensityEstimator(
-    build_distribution(whiten, settings, seed), num_levels=None, seed=seed
+    build_distribution(whiten, settings, seed, mixture),
+    num_levels=None,
+    seed=seed,
   )
-  model.compile(
-    keras.optimizers.AdamW(
-      keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, settings.num_steps
-      ),
-      weight_decay=settings.weight_decay,
-      global_clipnorm=100.0,
-    )
+  optimizer = keras.optimizers.AdamW(
+    keras.optimizers.schedules.CosineDecay(
+      settings.learning_rate, settings.num_steps
+    ),
+    weight_decay=settings.weight_decay,
+    global_clipnorm=100.0,
   )
+  optimizer.exclude_from_weight_decay(var_names=['mixture'])
+  model.compile(optimizer)
 
   def blur(step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     noise = tf.random.stateless_normal(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +13,6 @@ from tfp_realnvp.networks import coupling_network
 __all__ = ['DenseNetwork', 'DenseNetworks']
 
 _LOG_SCALE_BOUND = 3.0
-_OUTPUT_SCALE = 0.1
 _NARROW = 8  # Columns of a kernel.
 
 
@@ -29,6 +29,8 @@ class DenseNetworks:
     recompute: Whether training recomputes the activations in the backward pass
       instead of storing them.
     compute_dtype: Dtype of the activations. Defaults to that of the flow.
+    output_scale: Scale of the initial weights of the last layer, relative to
+      those of the other layers. With 0, a new flow is the identity.
     seed: `int` or stateless seed of the initial weights, or `None` for random
       ones.
   """
@@ -37,6 +39,7 @@ class DenseNetworks:
   activation: str | Callable = 'relu'
   recompute: bool = False
   compute_dtype: tf.DType | str | None = None
+  output_scale: float = 0.1
   seed: Any = None
 
   def __post_init__(self) -> None:
@@ -53,6 +56,11 @@ class DenseNetworks:
         '`activation` must be a function or the name of a function in `tf.nn`, '
         f'got {self.activation!r}.'
       )
+    if not 0 <= self.output_scale < math.inf:
+      raise ValueError(
+        '`output_scale` must be finite and at least 0, '
+        f'got {self.output_scale!r}.'
+      )
 
   def __call__(self, spec: coupling_network.NetworkSpec) -> 'DenseNetwork':
     return DenseNetwork(spec, self)
@@ -68,8 +76,8 @@ class DenseNetwork(coupling_network.CouplingNetwork):
 
   Kernels and biases are initialized to uniform values between `-1 / sqrt(I)`
   and `1 / sqrt(I)`, where `I` is the size of the input of the layer. Those of
-  the last layer are a tenth of that, so that a new flow is close to the
-  identity.
+  the last layer are scaled by `output_scale`, by default a tenth, so that a new
+  flow is close to the identity.
   """
 
   def __init__(
@@ -100,7 +108,7 @@ class DenseNetwork(coupling_network.CouplingNetwork):
     def uniform(layer: int, seed: tf.Tensor, *shape: int) -> tf.Tensor:
       limit = sizes[layer] ** -0.5
       if layer == len(layer_sizes) - 1:
-        limit *= _OUTPUT_SCALE
+        limit *= options.output_scale
       return tf.random.stateless_uniform(
         shape, seed, -limit, limit, dtype=self._dtype
       )
