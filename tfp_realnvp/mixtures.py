@@ -32,6 +32,9 @@ def fit(
     seed: Seed of the initial clusters.
     num_components: Number of components. 0 tries those of `NUM_COMPONENTS` for
       which there are at least `D` rows per component.
+
+  Raises:
+    ValueError: If there are fewer rows than components.
   """
   train = train[:_MAX_ROWS]
   most = max(1, len(train) // train.shape[1])
