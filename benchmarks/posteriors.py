@@ -26,8 +26,10 @@ Models whose package is not installed are left out.
      https://arxiv.org/abs/2101.04653
 """
 
+import contextlib
 import importlib.util
 import pathlib
+import sys
 
 from absl import app
 from absl import flags
@@ -69,7 +71,8 @@ def _library(theta, x, observations, epochs, seed, couplings):
     seed,
   )
   limits = {'max_epochs': epochs, 'patience': epochs} if epochs else {}
-  results = posterior_flows.fit(posterior, theta, x, **limits)
+  with contextlib.redirect_stdout(sys.stderr):
+    results = posterior_flows.fit(posterior, theta, x, **limits)
   samples = [
     posterior.sample(_NUM_SAMPLES, row[np.newaxis])[:, 0]
     for row in observations
