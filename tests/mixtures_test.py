@@ -26,17 +26,16 @@ def test_validation_rows_choose_the_number_of_components(monkeypatch):
   assert fitted.n_components == 5
 
 
-def _base(prior, fitted):
-  return mixtures.base(
-    tfd.Sample(prior, [2]), fitted.weights_, fitted.means_, fitted.covariances_
-  )
-
-
 def test_base_starts_as_the_fitted_mixture_and_trains():
   rows = _clusters(300)
   fitted = mixtures.fit(rows, rows, seed=0, num_components=2)
   zero, one = tf.constant([0.0, 1.0], tf.float64)
-  base = _base(tfd.Normal(zero, one), fitted)
+  base = mixtures.base(
+    tfd.Sample(tfd.Normal(zero, one), [2]),
+    fitted.weights_,
+    fitted.means_,
+    fitted.covariances_,
+  )
   with tf.GradientTape() as tape:
     log_prob = base.log_prob(rows)
   np.testing.assert_allclose(log_prob, fitted.score_samples(rows))

@@ -65,6 +65,14 @@ def test_wrong_flags_are_named(changes, message, monkeypatch):
     train_vectors.load_table()
 
 
+def test_there_must_be_a_training_row_for_each_component(monkeypatch, tmp_path):
+  _set_flags(monkeypatch, dataset='wine', dequantize=True, num_components=109)
+  message = '--num_components=109 must be at most .* training rows, 108'
+  with pytest.raises(SystemExit, match=message):
+    train_vectors.train(tmp_path / 'run', train_vectors.load_table())
+  assert not (tmp_path / 'run').exists()
+
+
 def test_scored_rows_have_the_columns_of_the_training_rows(
   monkeypatch, tmp_path
 ):

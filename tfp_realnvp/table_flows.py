@@ -8,6 +8,7 @@ scikit-learn, which `pip install 'tfp_realnvp[examples]'` installs.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -110,7 +111,12 @@ class TableFlow:
   settings: table_settings.Settings
 
   def sample(self, count: int, seed: int) -> pd.DataFrame:
-    """Draws rows; those of dequantized columns are rounded down to integers."""
+    """Draws rows; those of dequantized columns are rounded down to integers.
+
+    Args:
+      count: Number of rows.
+      seed: `int`; the same seed gives the same rows.
+    """
     rows = self.distribution.sample(count, seed=[seed, 0]).numpy()
     table = pd.DataFrame(rows, columns=self.columns)
     columns = list(self.dequantized)
@@ -207,13 +213,17 @@ def fit(
 
   Raises:
     FloatingPointError: If no validation loss is finite.
+    ValueError: If there are fewer training rows than components of a mixture.
   """
   keep_best = _KeepBest(model_dir, columns, dequantized, whiten)
   whitened = [whiten.inverse(rows).numpy() for rows in (train, validation)]
+  fit_mixture = functools.cache(
+    functools.partial(mixtures.fit, *whitened, seed)
+  )
   for name, candidate in settings.items():
     mixture = None
     if candidate.num_components != 1:
-      mixture = mixtures.fit(*whitened, seed, candidate.num_components)
+      mixture = fit_mixture(candidate.num_components)
       candidate = dataclasses.replace(
         candidate, num_components=mixture.n_components
       )
